@@ -1,0 +1,27 @@
+# make run: the demo; make test: every test. Both make the environment first.
+PYTHON ?= python3
+VENV ?= .venv
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PINS := $(wildcard constraints/$(VERSION).txt)
+WORKERS ?= auto
+
+.PHONY: run test lint clean
+
+run: $(VENV)/installed
+	$(VENV)/bin/python -m ser_jax.main --config=configs/multi_crnn.py
+
+test: $(VENV)/installed lint
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+$(VENV)/installed: pyproject.toml $(PINS)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[hsf,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

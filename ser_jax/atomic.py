@@ -1,0 +1,87 @@
+"""Text, JSON and CSV files that appear whole or not at all (NumPy only; every part may import it).
+
+Each file is written beside its place, flushed to the disk and then renamed over the old one, so a job that is killed
+leaves the old file or the new one, never half of one. Text is UTF-8 with Unix line ends on every platform; a file name
+that is not valid Unicode is written with backslash escapes, so that other tools can always read the file.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file; the folder must exist.
+
+    Args:
+      path: The file to create or replace.
+      content: Its whole content.
+    """
+    # Not tempfile: its files are readable by the owner only, and run directories are shared within a group.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as UTF-8; the folder must exist."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Writes strict JSON, keys in the order given.
+
+    Args:
+      path: The file to create or replace.
+      value: Dictionaries, lists, tuples, strings, numbers, booleans, None, NumPy numbers and arrays. NaN and infinities
+        become null, since JSON has no word for them.
+      indent: Spaces per level; None for one line.
+
+    Raises:
+      TypeError: For any other kind of value.
+    """
+    write_text(path, json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a comma-separated table.
+
+    Args:
+      path: The file to create or replace.
+      header: Column names.
+      rows: One sequence per line, as long as the header; floats are written with all their digits, None as nothing.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _plain(value: Any) -> Any:
+    """Returns the same value made of what the json module knows."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

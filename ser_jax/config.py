@@ -1,0 +1,90 @@
+"""Every configuration key, with its unit and its source. No default lives anywhere else.
+
+[P] = the paper says it (Luo, Zou and Huang, Interspeech 2018); [D] = the paper is silent and this project decides.
+Files in `configs/` call `get_config()` and override; `--config.KEY=VALUE` overrides them.
+"""
+
+from typing import Any
+
+import ml_collections
+
+Config = Any  # An ml_collections.ConfigDict; its attributes are dynamic, so type checkers are told nothing.
+
+SYSTEMS = ("plain_crnn", "hsf_crnn", "multi_crnn")
+
+# Keys that change neither batches nor parameters nor scores: a run directory may be resumed with other values of them.
+NEUTRAL_KEYS = (
+    "corpus.root",
+    "features.store",
+    "features.workers",
+    "training.checkpoint_seconds",
+    "training.compilation_cache",
+    "training.devices",
+    "training.preemption_exit_code",
+)
+
+
+def get_config() -> Config:
+    """Returns the base configuration: Multi-CRNN on the built-in demo corpus, locked."""
+    c = ml_collections.ConfigDict()
+    c.system = "multi_crnn"  # plain_crnn | hsf_crnn | multi_crnn
+
+    c.corpus = corpus = ml_collections.ConfigDict()
+    corpus.name = "demo"  # demo | emodb | emotass | iemocap | manifest
+    corpus.root = ""  # folder of the release; empty for the demo corpus: the cache folder
+    corpus.manifest = "manifest.csv"  # list of a "manifest" corpus, relative to the root
+    corpus.allow_missing = (
+        False  # go on without listed recordings that are not there (the protocol is then "+modified")
+    )
+
+    c.protocol = protocol = ml_collections.ConfigDict()
+    protocol.name = "auto"  # a named protocol; auto: the corpus's default
+    protocol.seeds = 1  # how many trainings of every fold [D]
+    protocol.seed = 0  # the first seed
+    protocol.folds = ""  # names of the folds to train, separated by commas; empty: all
+
+    c.features = features = ml_collections.ConfigDict()
+    features.sample_rate = 16000  # Hz [P]
+    features.window_seconds = 0.025  # s, symmetric Hamming [P]
+    features.hop_seconds = 0.010  # s [P]
+    features.fft = 1024  # points [P]
+    features.bands = 40  # log-mel bands [P]
+    features.low_hz = 0.0  # Hz [D]
+    features.high_hz = 8000.0  # Hz [D]
+    features.floor = 1e-10  # smallest band energy before the logarithm [D]
+    features.max_seconds = 120.0  # s, longest utterance that is accepted
+    features.max_bad_share = 0.05  # largest share of unusable recordings that training puts up with
+    features.store = ""  # folder of cached features; empty: the cache folder
+    features.workers = 0  # processes that extract features; 0: one per core
+
+    c.model = model = ml_collections.ConfigDict()
+    model.form = "fast"  # fast | literal: CNN once per utterance, or on every segment as the paper has it
+    model.short_window = 30  # frames [P]
+    model.short_hop = 20  # frames: overlap 10 [P]
+    model.long_window = 50  # frames, second channel of Multi-CRNN [P]
+    model.long_hop = 25  # frames: overlap 25 [P]
+    model.filters = 30  # filters of both convolutions [P]
+    model.widths = (5, 3)  # widths of the convolutions: frames, pooled frames [P]
+    model.lstm_units = 128  # [P]
+    model.plain_head = (128, 32)  # dense layers of Plain CRNN [P]
+    model.hsf_crnn_dense = (128,)  # HSF-CRNN: dense layers after the CRNN [P]
+    model.hsf_dense = (1024, 520, 128)  # HSF-CRNN: dense layers after the functionals [P]
+    model.hsf_head = (32,)  # HSF-CRNN: dense layers of the joint representation [P]
+    model.multi_short_dense = (128, 128)  # Multi-CRNN: dense layers after the short CRNN [P]
+    model.multi_head = (128,)  # Multi-CRNN: dense layers of the joint representation [P]
+
+    c.training = training = ml_collections.ConfigDict()
+    training.epochs = 100  # at most [D]
+    training.batch_size = 32  # utterances [D]
+    training.learning_rate = 1e-3  # Adam [D]
+    training.clip_norm = 1.0  # global norm of the gradient [D]
+    training.class_weights = "none"  # none | balanced: weight of a class = utterances / (classes · its utterances) [D]
+    training.patience = 0  # epochs without a better validation UA before a run stops; 0: never [D]
+    training.precision = "float32"  # precision of matrix products on accelerators: float32 | tf32
+    training.shapes = 6  # at most this many length buckets (compiled shapes)
+    training.devices = 0  # devices to use; 0: all (on a CPU: one virtual device per core)
+    training.group = 0  # runs trained at once; 0: one per CPU device, all of them on an accelerator
+    training.checkpoint_seconds = 120.0  # s between checkpoints of unfinished runs
+    training.compilation_cache = True  # keep compiled programs in the cache folder
+    training.preemption_exit_code = 42  # exit code after SIGTERM and a saved checkpoint
+    return c.lock()
