@@ -1,0 +1,1 @@
+"""Corpus releases on disk → utterance tables."""

@@ -1,0 +1,186 @@
+"""Any corpus as a CSV list: columns file and label, and where known start, end, speaker, session, split."""
+
+import csv
+import io
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ser_jax.corpora import list_file
+from ser_jax.corpora.listing import Listing, Unusable
+from ser_jax.corpora.manifest_path import refusal
+from ser_jax.corpora.release_root import release_root
+from ser_jax.corpora.table import Corpus, Utterance, utterance_id
+from ser_jax.errors import UserError
+
+REQUIRED = ("file", "label")
+OPTIONAL = ("start", "end", "speaker", "session", "split")
+GROUPINGS = ("split", "speaker", "session")  # in the order in which the default protocol prefers them
+# "eval" is left out on purpose: it means devel to some and test to others.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "devel": "devel",
+    "dev": "devel",
+    "val": "devel",
+    "valid": "devel",
+    "validation": "devel",
+    "test": "test",
+}
+
+_DELIMITERS = (",", ";", "\t")
+_SECONDS = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+class _BadRow(Exception):
+    """A row of the manifest that cannot be used."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def read(root: Path, *, manifest: str, allow_missing: bool) -> Corpus:
+    """Reads a manifest: UTF-8 text separated by commas, semicolons or tabs, with a header; other columns are ignored.
+
+    Bad rows (an empty label, a span that is none, an unknown split, a refused path, a duplicate id) are rejected with
+    their line numbers; the others are used.
+
+    Args:
+      root: Folder that the column `file` is relative to, or its `wav/`.
+      manifest: Path of the manifest, absolute or relative to the root.
+      allow_missing: Whether listed recordings may be missing.
+
+    Returns:
+      The corpus. Its default protocol is `manifest-split`, `manifest-speaker` or `manifest-session`: the first whose
+      column is filled in every row.
+
+    Raises:
+      UserError: The manifest is absent, is not such a text or lacks a column; recordings are missing; or no column
+        says which rows belong together, so that no evaluation is free of leaks.
+    """
+    release = release_root(root, lambda folder: (folder / manifest).is_file())
+    if release is None:
+        where = Path(os.path.abspath(root)) / manifest
+        raise UserError(f"corpus.manifest={manifest}: no file {where}; expected a CSV file with columns {_wanted()}")
+    path = release / manifest
+    inside = path.is_relative_to(release)
+    source = path.relative_to(release).as_posix() if inside else path.name
+    listing = Listing("manifest", release)
+    for number, cells in _rows(path):
+        try:
+            listing.add(_utterance(release, cells), source, number)
+        except _BadRow as bad:
+            listing.reject(source, number, bad.reason, bad.detail)
+    protocol, warnings = _default_protocol(listing, source)
+    labels = sorted({row.label for row in listing.utterances})
+    return listing.corpus(
+        protocol=protocol,
+        label_mapping={label: label for label in labels},
+        allow_missing=allow_missing,
+        warnings=warnings,
+    )
+
+
+def _wanted() -> str:
+    return f"{', '.join(REQUIRED)} and optionally {', '.join(OPTIONAL)}"
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields (line number, cells of the known columns); a row with a wrong number of cells comes as an empty dict."""
+    text = list_file.read_list(path)
+    delimiter = _delimiter(text.partition("\n")[0])
+    # strict: a quote that is never closed would otherwise swallow the rest of the list without a word.
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        header = [cell.strip().lower() for cell in next(rows, [])]
+        known = _known_columns(path, header)
+        line = rows.line_num + 1
+        for cells in rows:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                fits = len(cells) >= len(header) and not any(cells[len(header) :])
+                yield line, {name: cells[column] for name, column in known.items()} if fits else {}
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, line {line}: not a CSV row ({error})") from None
+
+
+def _delimiter(header_line: str) -> str:
+    """Returns the delimiter that makes most known columns of the header."""
+
+    def known_columns(delimiter: str) -> int:
+        cells = next(csv.reader([header_line], delimiter=delimiter), [])
+        return len({cell.strip().lower() for cell in cells} & {*REQUIRED, *OPTIONAL})
+
+    return max(_DELIMITERS, key=known_columns)
+
+
+def _known_columns(path: Path, header: list[str]) -> dict[str, int]:
+    repeated = [name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1]
+    if repeated or not set(REQUIRED) <= set(header):
+        fault = f"column {repeated[0]} appears twice" if repeated else "a required column is missing"
+        raise UserError(f"{path}, line 1: {fault}; found {', '.join(map(repr, header))}; expected {_wanted()}")
+    return {name: header.index(name) for name in (*REQUIRED, *OPTIONAL) if name in header}
+
+
+def _utterance(root: Path, cells: dict[str, str]) -> Utterance:
+    if not cells:
+        raise _BadRow("bad line", "the number of cells is not that of the header")
+    file, label = cells["file"], cells["label"]
+    if not file or not label:
+        raise _BadRow("bad line", f"empty {'label' if file else 'file'}")
+    why = refusal(root, file)
+    if why:
+        raise _BadRow("refused path", f"{file[:80]!r}: {why}")
+    file = str(PurePosixPath(file))
+    start, end = _seconds("start", cells), _seconds("end", cells)
+    if end is not None and (start or 0.0) >= end:
+        raise _BadRow("bad line", f"start {start or 0.0} is not before end {end}")
+    if not start and end is None:
+        start = None  # the whole file, however it is written, has one id
+    split = cells.get("split", "")
+    if split and split.lower() not in SPLITS:
+        raise _BadRow("bad line", f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    return Utterance(
+        id=utterance_id(file, start, end),
+        file=file,
+        start=start,
+        end=end,
+        label=label,
+        speaker=cells.get("speaker", ""),
+        session=cells.get("session", ""),
+        split=SPLITS.get(split.lower(), ""),
+    )
+
+
+def _seconds(name: str, cells: dict[str, str]) -> float | None:
+    text = cells.get(name, "")
+    if not text:
+        return None
+    value = float(text) if _SECONDS.fullmatch(text) else math.nan
+    if not math.isfinite(value):
+        raise _BadRow("bad line", f"{name} {text[:80]!r} is not a number of seconds from 0")
+    return value
+
+
+def _default_protocol(listing: Listing, source: str) -> tuple[str, list[str]]:
+    """Returns the default protocol and warnings about preferred columns that are filled only in part."""
+    rows = listing.utterances
+    filled = {name: sum(1 for row in rows if getattr(row, name)) for name in GROUPINGS}
+    warnings = []
+    for name in GROUPINGS:
+        if filled[name] == len(rows):
+            return f"manifest-{name}", warnings
+        if filled[name]:
+            warnings.append(f"{source}: {name} is filled in {filled[name]} of {len(rows)} rows, so it makes no folds")
+    found = ", ".join(f"{name} in {count}" for name, count in filled.items())
+    raise Unusable(
+        f"{source}: a leak-free evaluation needs a column speaker, session or split that is filled in every row; "
+        f"of {len(rows)} usable rows, filled are {found}",
+        listing.rejected,
+    )

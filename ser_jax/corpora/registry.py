@@ -1,0 +1,43 @@
+"""From the name of a corpus to its reader."""
+
+from pathlib import Path
+
+from ser_jax.corpora import emodb, emotass, iemocap
+from ser_jax.corpora import manifest as manifest_reader
+from ser_jax.corpora.table import Corpus
+from ser_jax.errors import UserError
+
+CORPORA = ("demo", "emodb", "emotass", "iemocap", "manifest")
+
+
+def read_corpus(name: str, root: str, *, manifest: str, allow_missing: bool) -> Corpus:
+    """Reads a corpus from disk.
+
+    Args:
+      name: Name of the reader (`corpus.name`).
+      root: Folder of the release (`corpus.root`), `~` allowed; may be empty for the demo corpus.
+      manifest: Path of the list (`corpus.manifest`), absolute or relative to the root; only "manifest" reads it.
+      allow_missing: Whether listed recordings may be missing (`corpus.allow_missing`).
+
+    Returns:
+      The corpus, sorted by utterance id.
+
+    Raises:
+      UserError: The name or the folder is unknown, or the release cannot be used.
+    """
+    if name not in CORPORA:
+        raise UserError(f"corpus.name={name!r} is unknown; known: {', '.join(CORPORA)}")
+    if not root and name != "demo":
+        raise UserError(f"corpus.root is empty; set it to the folder of the {name} release")
+    folder = Path(root).expanduser() if root else None
+    if name == "demo":
+        # Imported here: the demo corpus synthesises its recordings, which the readers of releases need not load.
+        from ser_jax.corpora import demo
+
+        return demo.read(folder)
+    if folder is None or not folder.is_dir():
+        raise UserError(f"corpus.root={root} is not a folder; set it to the folder of the {name} release")
+    if name == "manifest":
+        return manifest_reader.read(folder, manifest=manifest, allow_missing=allow_missing)
+    reader = {"emodb": emodb, "emotass": emotass, "iemocap": iemocap}[name]
+    return reader.read(folder, allow_missing=allow_missing)
