@@ -1,0 +1,1 @@
+"""Recordings → log-mel frames and ComParE functionals, cached on disk."""

@@ -1,0 +1,140 @@
+"""The feature store: what goes in comes out, or nothing does."""
+
+import concurrent.futures
+import errno
+import logging
+import os
+import shutil
+import stat
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ser_jax.errors import UserError
+from ser_jax.features import store
+from ser_jax.features.store import FeatureStore, key
+
+NAME = key("logmel", "ab" * 32, None, None, {"bands": 40})
+ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.fixture
+def filled(tmp_path):
+    feature_store = FeatureStore(tmp_path / "store")
+    feature_store.put(NAME, ARRAY)
+    return feature_store
+
+
+def test_round_trip(filled):
+    found = filled.get(NAME)
+    assert found is not None and found.dtype == np.float32
+    np.testing.assert_array_equal(found, ARRAY)
+    np.testing.assert_array_equal(np.load(filled.path(NAME)), ARRAY)  # an ordinary .npy with 32 bytes behind it
+    assert filled.path(NAME).parent.name == NAME[:2]
+    assert FeatureStore(filled.root).get("0" * 64) is None
+
+
+@given(array=arrays.arrays(st.sampled_from([np.float32, np.float64]), arrays.array_shapes(min_side=0, max_side=5)))
+def test_any_array_comes_back(tmp_path_factory, array):
+    feature_store = FeatureStore(tmp_path_factory.getbasetemp() / "any")
+    feature_store.put(NAME, array)
+    np.testing.assert_array_equal(feature_store.get(NAME), array)
+
+
+def test_the_folder_is_private(tmp_path):
+    root = FeatureStore(tmp_path / "a" / "store").root
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+
+
+def test_keys_name_everything(monkeypatch):
+    arguments = ("logmel", "ab" * 32, None, None, {"bands": 40, "fft": 1024})
+    others = [
+        ("audio", *arguments[1:]),
+        ("logmel", "ac" * 32, *arguments[2:]),
+        (*arguments[:2], 0.0, None, arguments[4]),
+        (*arguments[:2], None, 0.0, arguments[4]),
+        (*arguments[:4], {"bands": 41, "fft": 1024}),
+    ]
+    names = {key(*arguments), *(key(*other) for other in others)}
+    assert len(names) == 6 and all(len(name) == 64 for name in names)
+    assert key(*arguments[:4], {"fft": 1024, "bands": 40}) == key(*arguments)
+    monkeypatch.setitem(store.VERSIONS, "logmel", 2)
+    assert key(*arguments) not in names
+
+
+def test_every_flipped_bit_is_found(filled):
+    path = filled.path(NAME)
+    blob = path.read_bytes()
+    for position in [*range(0, len(blob), 7), len(blob) - 33, len(blob) - 1]:
+        damaged = bytearray(blob)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        assert filled.get(NAME) is None, position
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 100, -1])
+def test_a_cut_entry_is_absent(filled, length, caplog):
+    path = filled.path(NAME)
+    path.write_bytes(path.read_bytes()[:length])
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert filled.get(NAME) is None
+    assert "damaged" in caplog.text and not path.exists()
+
+
+def test_a_foreign_entry_is_absent(filled):
+    other = key("hsf", "ab" * 32, None, None, {})
+    filled.path(other).parent.mkdir(exist_ok=True)
+    shutil.copy(filled.path(NAME), filled.path(other))
+    assert filled.get(other) is None
+    np.save(filled.path(NAME), ARRAY)
+    assert filled.get(NAME) is None
+
+
+def test_a_failed_write_leaves_the_old_entry(filled, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=rf"{filled.path(NAME)}.*No space left on device \(errno {errno.ENOSPC}\)"):
+        filled.put(NAME, ARRAY + 1)
+    assert [path.name for path in filled.path(NAME).parent.iterdir()] == [f"{NAME}.npy"]
+    np.testing.assert_array_equal(filled.get(NAME), ARRAY)
+
+
+def test_unusable_folders(tmp_path, filled):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=rf"cannot create {tmp_path / 'file'}.*errno"):
+        FeatureStore(tmp_path / "file")
+    filled.path(NAME).unlink()
+    filled.path(NAME).mkdir()
+    with pytest.raises(UserError, match="cannot read"):
+        filled.get(NAME)
+    with pytest.raises(UserError, match="cannot write"):
+        filled.put(NAME, ARRAY)
+
+
+def test_leftovers_of_killed_writers_are_ignored(filled):
+    (filled.path(NAME).parent / ".tmp-x").write_bytes(b"half")
+    np.testing.assert_array_equal(filled.get(NAME), ARRAY)
+
+
+def test_many_writers_of_one_entry(filled):
+    large = np.arange(100_000, dtype=np.float32)
+    filled.put(NAME, large)
+
+    def work(turn):
+        FeatureStore(filled.root).put(NAME, large)
+        found = FeatureStore(filled.root).get(NAME)
+        return found is not None and np.array_equal(found, large)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(64)))
+
+
+def test_object_arrays_are_refused(filled):
+    with pytest.raises(ValueError, match="allow_pickle"):
+        filled.put(NAME, np.array([{}], dtype=object))
