@@ -1,0 +1,1 @@
+"""Ragged features → padded arrays with masks, length buckets, standardisation, epoch plans."""

@@ -1,0 +1,119 @@
+"""All features of a protocol as padded arrays, one set per length bucket, shared by every run."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ser_jax.arrays import buckets, padding, standardise
+from ser_jax.arrays.inputs import Channel, Inputs, covered_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The utterances of a protocol, by length.
+
+    Attributes:
+      buckets: Per bucket the features of its utterances, unstandardised; functionals are shifted by `hsf_centre`.
+      targets: Per bucket [n] i32, class numbers; −1 where the label is withheld.
+      bucket: [N], the bucket of every utterance of the protocol.
+      row: [N], its row there.
+      sums: Sums of the log-mel frames per utterance, for the statistics of any training part.
+      hsf: [N, D] f32, functionals as extracted, or None.
+      hsf_centre: [D] f64 or None.
+    """
+
+    buckets: tuple[Inputs, ...]
+    targets: tuple[np.ndarray, ...]
+    bucket: np.ndarray
+    row: np.ndarray
+    sums: standardise.BandSums
+    hsf: np.ndarray | None = None
+    hsf_centre: np.ndarray | None = None
+
+    def rows(self, utterances: np.ndarray) -> list[np.ndarray]:
+        """Returns, per bucket, the rows of the given utterances (numbers in the protocol)."""
+        return [self.row[utterances[self.bucket[utterances] == b]] for b in range(len(self.buckets))]
+
+    def utterances(self, bucket: int) -> np.ndarray:
+        """Returns the numbers in the protocol of a bucket's utterances, in row order."""
+        return np.flatnonzero(self.bucket == bucket)
+
+    def statistics(self, utterances: np.ndarray) -> standardise.Statistics:
+        """Returns the statistics of the given utterances (a training part), in float64."""
+        result = standardise.log_mel_statistics(self.sums, utterances)
+        if self.hsf is None:
+            return result
+        mean, std = standardise.hsf_statistics(self.hsf, utterances)
+        return result._replace(hsf_mean=mean, hsf_std=std)
+
+    def device_statistics(self, statistics: standardise.Statistics) -> standardise.Statistics:
+        """Returns the same statistics for the shifted functionals, in float32: what the train step uses."""
+        hsf_mean = None if self.hsf_centre is None else statistics.hsf_mean - self.hsf_centre
+        shifted = statistics._replace(hsf_mean=hsf_mean)
+        return standardise.Statistics(*(None if value is None else value.astype(np.float32) for value in shifted))
+
+    @property
+    def padding_ratio(self) -> float:
+        """Frames held per frame that is real."""
+        held = sum(a.size // a.shape[-1] for inputs in self.buckets for a in _time_arrays(inputs))
+        return float(held / max(self.sums.frames.sum(), 1))
+
+
+def _time_arrays(inputs: Inputs) -> tuple[np.ndarray, ...]:
+    return (inputs.frames,) if inputs.segments is None else inputs.segments  # type: ignore[return-value]
+
+
+def build_dataset(
+    log_mel: Sequence[np.ndarray],
+    hsf: np.ndarray | None,
+    targets: np.ndarray,
+    *,
+    channels: tuple[Channel, ...],
+    form: str,
+    silence: float,
+    shapes: int,
+    batch_size: int,
+    train_share: float,
+) -> Dataset:
+    """Sorts utterances into length buckets and pads them there.
+
+    Args:
+      log_mel: N arrays [F_n, M] f32.
+      hsf: [N, D] f32 or None.
+      targets: [N] i32, class numbers.
+      channels: The segmentations the system reads.
+      form: "fast" (frames) or "literal" (segments).
+      silence: Log-mel value of digital silence.
+      shapes: Largest number of buckets.
+      batch_size: Rows of a batch.
+      train_share: Share of the utterances in a training part.
+
+    Returns:
+      The dataset.
+    """
+    lengths = np.array([len(frames) for frames in log_mel], np.int32)
+    covered = covered_frames(lengths, channels)
+    sizes = buckets.choose_sizes(covered, shapes=shapes, batch_size=batch_size, train_share=train_share)
+    number = buckets.assign(covered, sizes)
+    row = np.zeros(len(lengths), np.int64)
+    hsf_centre = None if hsf is None else standardise.centre(hsf)
+    inputs, bucket_targets = [], []
+    for bucket, size in enumerate(sizes):
+        members = np.flatnonzero(number == bucket)
+        row[members] = np.arange(len(members))
+        minimum = max(channel.window for channel in channels)
+        frames = padding.pad_frames([log_mel[n][:size] for n in members.tolist()], size, minimum, silence)
+        segments = None
+        if form == "literal":
+            segments = tuple(padding.cut_segments(frames, lengths[members], *channel)[0] for channel in channels)
+        inputs.append(
+            Inputs(
+                length=lengths[members],
+                frames=frames if segments is None else None,
+                segments=segments,
+                hsf=None if hsf is None else (hsf[members] - hsf_centre).astype(np.float32),
+            )
+        )
+        bucket_targets.append(targets[members])
+    return Dataset(tuple(inputs), tuple(bucket_targets), number, row, standardise.band_sums(log_mel), hsf, hsf_centre)

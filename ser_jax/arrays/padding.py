@@ -1,0 +1,52 @@
+"""Ragged frames → padded arrays, and the literal form's padded segment tensors with masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def pad_frames(frames: Sequence[np.ndarray], size: int, minimum: int, silence: float) -> np.ndarray:
+    """Right-pads utterances to one length.
+
+    Args:
+      frames: N arrays [F_n, M] f32, log-mel.
+      size: Padded length F.
+      minimum: Frames of the longest segment: a shorter utterance is filled with silence up to it.
+      silence: Log-mel value of digital silence.
+
+    Returns:
+      [N, F, M] f32; frames from max(F_n, minimum) on are 0.
+
+    Raises:
+      ValueError: If an utterance or `minimum` exceeds `size`.
+    """
+    longest = max([minimum, *(len(utterance) for utterance in frames)])
+    if longest > size:
+        raise ValueError(f"{longest} frames do not fit into {size}")
+    padded = np.zeros((len(frames), size, frames[0].shape[1]), np.float32)
+    for row, utterance in zip(padded, frames, strict=True):
+        row[: len(utterance)] = utterance
+        row[len(utterance) : minimum] = silence
+    return padded
+
+
+def cut_segments(frames: np.ndarray, lengths: np.ndarray, window: int, hop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts padded utterances into the paper's overlapping segments.
+
+    The tail that does not fill a segment is dropped; an utterance shorter than a segment gives one segment, whose
+    missing frames `pad_frames` has filled with silence.
+
+    Args:
+      frames: [N, F, M], F ≥ window.
+      lengths: [N] real frames.
+      window: Segment length W in frames.
+      hop: Distance of segments in frames.
+
+    Returns:
+      segments [N, T, W, M] with 0 in the padding, and mask [N, T] bool (True = real); T = (F − W)//hop + 1.
+    """
+    steps = (frames.shape[1] - window) // hop + 1
+    index = np.arange(steps)[:, None] * hop + np.arange(window)[None, :]
+    real = np.maximum(np.asarray(lengths) - window, 0) // hop + 1
+    mask = np.arange(steps)[None, :] < real[:, None]
+    return np.where(mask[:, :, None, None], frames[:, index], 0), mask

@@ -1,0 +1,109 @@
+"""Standardisation: mean and standard deviation of the training part, per log-mel band and per functional."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ser_jax.arrays.inputs import Array, Inputs
+
+SMALLEST_STD = 1e-8
+HSF_LIMIT = 10.0
+
+
+class Statistics(NamedTuple):
+    """Means and standard deviations of one training part.
+
+    Attributes:
+      mean: [M], log-mel.
+      std: [M], log-mel.
+      hsf_mean: [D], functionals; None if unused.
+      hsf_std: [D], functionals; None if unused.
+    """
+
+    mean: Array
+    std: Array
+    hsf_mean: Array | None = None
+    hsf_std: Array | None = None
+
+
+class BandSums(NamedTuple):
+    """Per utterance: frames, and sum and sum of squares of every band; statistics of any subset follow by addition."""
+
+    frames: np.ndarray  # [N] i64
+    total: np.ndarray  # [N, M] f64
+    squares: np.ndarray  # [N, M] f64
+
+
+def band_sums(log_mel: Sequence[np.ndarray]) -> BandSums:
+    """Sums the real frames of every utterance.
+
+    Args:
+      log_mel: N arrays [F_n, M] f32, without padding.
+
+    Returns:
+      The sums, in float64.
+    """
+    return BandSums(
+        np.array([len(frames) for frames in log_mel]),
+        np.stack([frames.sum(axis=0, dtype=np.float64) for frames in log_mel]),
+        np.stack([np.square(frames, dtype=np.float64).sum(axis=0) for frames in log_mel]),
+    )
+
+
+def log_mel_statistics(sums: BandSums, rows: np.ndarray) -> Statistics:
+    """Returns mean and standard deviation per band over the real frames of the utterances in rows (f64)."""
+    frames = sums.frames[rows].sum()
+    mean = sums.total[rows].sum(axis=0) / frames
+    variance = sums.squares[rows].sum(axis=0) / frames - mean**2
+    return Statistics(mean, np.maximum(np.sqrt(np.maximum(variance, 0)), SMALLEST_STD))
+
+
+def hsf_statistics(hsf: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation ([D] f64 each) of the functionals [N, D] of the utterances in rows.
+
+    NaN counts as missing; a value that never varies gets mean and standard deviation that map it to 0.
+    """
+    with np.errstate(all="ignore"):
+        part = np.where(np.isfinite(hsf[rows]), hsf[rows], np.nan).astype(np.float64)
+        present = np.maximum(np.sum(~np.isnan(part), axis=0), 1)
+        mean = np.nansum(part, axis=0) / present
+        std = np.sqrt(np.nansum((part - mean) ** 2, axis=0) / present)
+    return mean, np.maximum(std, SMALLEST_STD)
+
+
+def centre(hsf: np.ndarray) -> np.ndarray:
+    """Returns [D] f64, the median of every functional: a shift that keeps float32 exact where values are huge.
+
+    Statistics of the training part are taken after the shift, so it cancels: nothing of the other utterances remains.
+    """
+    finite = np.where(np.isfinite(hsf), hsf, 0)
+    return np.median(finite, axis=0).astype(np.float64)
+
+
+def standardise(inputs: Inputs, statistics: Statistics, xp) -> Inputs:
+    """Standardises a batch: (x − mean)/std; functionals clipped to ±10, NaN → 0.
+
+    Args:
+      inputs: A batch of raw features.
+      statistics: Of the training part, in the same units.
+      xp: numpy or jax.numpy.
+
+    Returns:
+      The batch, standardised.
+    """
+
+    def bands(values):
+        shape = (1,) * (values.ndim - 1) + (-1,)
+        return (values - statistics.mean.reshape(shape)) / statistics.std.reshape(shape)
+
+    hsf = inputs.hsf
+    if hsf is not None:
+        assert statistics.hsf_mean is not None and statistics.hsf_std is not None
+        hsf = (hsf - statistics.hsf_mean[None, :]) / statistics.hsf_std[None, :]
+        hsf = xp.where(xp.isnan(hsf), 0, xp.clip(hsf, -HSF_LIMIT, HSF_LIMIT))
+    return inputs._replace(
+        frames=None if inputs.frames is None else bands(inputs.frames),
+        segments=None if inputs.segments is None else tuple(bands(values) for values in inputs.segments),
+        hsf=hsf,
+    )

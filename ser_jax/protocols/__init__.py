@@ -1,0 +1,1 @@
+"""Named protocols: which utterances, which folds, which validation part."""
