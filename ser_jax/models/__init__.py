@@ -1,0 +1,1 @@
+"""The three systems as Flax modules, and the pure functions they are made of."""

@@ -1,0 +1,128 @@
+"""The CNN of the CRNN, in its literal and its fast form (paper, section 2.1).
+
+Convolution (full spectrum, moves in time only) – ReLU – max-pool 3 stride 2 – convolution – ReLU – max-pool 3 stride 2,
+all without padding; as mathematics both convolutions are one-dimensional over time.
+
+literal: the paper cuts overlapping segments of W frames and runs the CNN on each. It is the oracle.
+fast: with VALID padding an output depends only on the frames under it, so whatever neighbouring segments share is
+computed
+once over the whole utterance. The CNN has stride 4: where the hop is a multiple of 4 the whole CNN is shared and a
+segment is a slice of its output; for any other hop the first convolution and a stride-1 running maximum are shared.
+
+Max-pool is the maximum of three strided slices (its gradient is several times faster than that of a windowed
+reduction), and it comes before the ReLU: same values, fewer of them.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.nn import relu
+
+POOL = 3
+STRIDE = 2
+
+
+class Kernels(NamedTuple):
+    """Weights of the two convolutions.
+
+    Attributes:
+      kernel1: [5, M, C], width in frames, bands, filters.
+      bias1: [C].
+      kernel2: [3, C, C].
+      bias2: [C].
+    """
+
+    kernel1: Array
+    bias1: Array
+    kernel2: Array
+    bias2: Array
+
+
+def cnn_literal(segments: Array, kernels: Kernels) -> Array:
+    """Runs the CNN on every segment by itself.
+
+    Args:
+      segments: [B, T, W, M], log-mel segments.
+      kernels: Weights.
+
+    Returns:
+      [B, T, rows · C] features of every segment, time before filters.
+    """
+    batch, steps, window, bands = segments.shape
+    x = segments.reshape(batch * steps, window, bands)
+    x = relu(_pool(_convolve(x, kernels.kernel1, kernels.bias1)))
+    x = relu(_pool(_convolve(x, kernels.kernel2, kernels.bias2)))
+    return x.reshape(batch, steps, -1)
+
+
+def cnn_fast(frames: Array, kernels: Kernels, window: int, hop: int) -> Array:
+    """Computes the same features from whole utterances.
+
+    Args:
+      frames: [B, F, M] log-mel frames with F ≥ W; finite everywhere.
+      kernels: Weights.
+      window: Segment length W in frames.
+      hop: Distance of segments in frames.
+
+    Returns:
+      [B, T, rows · C], T = (F − W)//hop + 1; equal to `cnn_literal` of the segments.
+    """
+    batch, length, _ = frames.shape
+    steps = (length - window) // hop + 1
+    rows1 = _pooled(window - kernels.kernel1.shape[0] + 1)
+    rows2 = _pooled(rows1 - kernels.kernel2.shape[0] + 1)
+    x = _convolve(frames, kernels.kernel1, kernels.bias1)
+    if hop % (STRIDE * STRIDE) == 0:
+        x = relu(_pool(x))
+        x = relu(_pool(_convolve(x, kernels.kernel2, kernels.bias2)))
+        x = windows(x, steps, hop // (STRIDE * STRIDE), rows2, 1)
+    else:
+        x = relu(_running_maximum(x))
+        x = windows(x, steps, hop, rows1, STRIDE)
+        x = x.reshape(batch * steps, rows1, -1)
+        x = relu(_pool(_convolve(x, kernels.kernel2, kernels.bias2)))
+    return x.reshape(batch, steps, -1)
+
+
+def windows(x: Array, count: int, hop: int, rows: int, stride: int) -> Array:
+    """Cuts overlapping windows out of a sequence, without a gather (whose gradient would be a scatter).
+
+    Args:
+      x: [B, L, C].
+      count: Number of windows T.
+      hop: Distance of window starts.
+      rows: Rows of a window.
+      stride: Distance of a window's rows.
+
+    Returns:
+      [B, T, rows, C]: element (k, j) is row k·hop + j·stride of x.
+    """
+    batch, length, channels = x.shape
+    span = (rows - 1) * stride + 1
+    blocks_per_window = -(-span // hop)
+    blocks = count + blocks_per_window - 1
+    x = jnp.pad(x[:, : blocks * hop], ((0, 0), (0, max(0, blocks * hop - length)), (0, 0)))
+    x = x.reshape(batch, blocks, hop, channels)
+    x = jnp.concatenate([x[:, b : b + count] for b in range(blocks_per_window)], axis=2)
+    return x[:, :, :span:stride]
+
+
+def _convolve(x: Array, kernel: Array, bias: Array) -> Array:
+    x = lax.conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=("NHC", "HIO", "NHC"))
+    return x + bias[None, None, :]
+
+
+def _running_maximum(x: Array) -> Array:
+    size = x.shape[1] - POOL + 1
+    return jnp.maximum(jnp.maximum(x[:, :size], x[:, 1 : size + 1]), x[:, 2 : size + 2])
+
+
+def _pool(x: Array) -> Array:
+    size = STRIDE * (_pooled(x.shape[1]) - 1) + 1
+    first, second, third = (x[:, offset : offset + size : STRIDE] for offset in range(POOL))
+    return jnp.maximum(jnp.maximum(first, second), third)
+
+
+def _pooled(size: int) -> int:
+    return (size - POOL) // STRIDE + 1

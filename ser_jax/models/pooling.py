@@ -1,0 +1,59 @@
+"""Masked pooling over time (paper, section 2.1: max, mean and min of the LSTM outputs of all segments).
+
+Masks are boolean and True means real data. Padding takes no part: max fills it with −inf, min with +inf, and mean adds
+zeros and divides by the number of real steps. Filling goes through `jnp.where`, never through multiplication, so a NaN
+in the padding reaches neither the result nor a gradient. Every row needs at least one real step.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def length_mask(lengths: Array, steps: int) -> Array:
+    """Returns the mask of right-padded sequences.
+
+    Args:
+      lengths: [B] integers, the number of real steps of each row.
+      steps: Padded number of steps T.
+
+    Returns:
+      [B, T] bool, True where the step is real.
+    """
+    return jnp.arange(steps)[None, :] < lengths[:, None]
+
+
+def masked_max(values: Array, mask: Array) -> Array:
+    """Returns [B, H], the maximum over the real steps of values [B, T, H] under mask [B, T]."""
+    return jnp.max(jnp.where(mask[:, :, None], values, -jnp.inf), axis=1)
+
+
+def masked_min(values: Array, mask: Array) -> Array:
+    """Returns [B, H], the minimum over the real steps of values [B, T, H] under mask [B, T]."""
+    return jnp.min(jnp.where(mask[:, :, None], values, jnp.inf), axis=1)
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+    """Returns [B, H], the mean over the real steps of values [B, T, H] under mask [B, T]."""
+    total = jnp.sum(jnp.where(mask[:, :, None], values, 0), axis=1)
+    return total / jnp.sum(mask, axis=1, dtype=values.dtype)[:, None]
+
+
+def statistics_pooling(values: Array, mask: Array) -> Array:
+    """Concatenates max, mean and min over the real steps.
+
+    Args:
+      values: [B, T, H], one vector per step.
+      mask: [B, T] bool, True = real; at least one per row.
+
+    Returns:
+      [B, 3 H]: max, mean, min.
+
+    Raises:
+      ValueError: If the shapes do not fit or the mask is not boolean.
+    """
+    if values.ndim != 3 or mask.shape != values.shape[:2]:
+        raise ValueError(f"values {values.shape} and mask {mask.shape}: expected [B, T, H] and [B, T]")
+    if mask.dtype != jax.numpy.bool_:
+        raise ValueError(f"mask is {mask.dtype}; expected bool with True = real")
+    return jnp.concatenate([masked_max(values, mask), masked_mean(values, mask), masked_min(values, mask)], axis=-1)

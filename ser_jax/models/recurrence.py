@@ -1,0 +1,89 @@
+"""LSTM over time: one unidirectional layer, zero initial state (paper, section 2.1).
+
+Gates are ordered input, forget, cell, output; a single bias. Right padding needs no mask here: real outputs never see
+it.
+
+The input projection x·W_x + b of all steps is one matrix product outside the scan. The gradient is written by hand: the
+backward scan emits only the gate gradients dz, and the weight gradient is one product over all steps, where automatic
+differentiation would compute a product per step. Whatever does not depend on the carry is computed outside the scans.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def lstm(inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array) -> Array:
+    """Runs an LSTM over right-padded sequences.
+
+    Args:
+      inputs: [B, T, I], the input of every step.
+      kernel: [I, 4 H], input weights; gates i, f, g, o.
+      recurrent_kernel: [H, 4 H], recurrent weights.
+      bias: [4 H].
+
+    Returns:
+      [B, T, H], the hidden state after every step.
+    """
+    projected = jnp.swapaxes(inputs, 0, 1) @ kernel + bias[None, None, :]
+    return jnp.swapaxes(recur(projected, recurrent_kernel), 0, 1)
+
+
+@jax.custom_vjp
+def recur(projected: Array, recurrent_kernel: Array) -> Array:
+    """Runs the recurrence on projected inputs, time-major.
+
+    Args:
+      projected: [T, B, 4 H], x·W_x + b of every step.
+      recurrent_kernel: [H, 4 H].
+
+    Returns:
+      [T, B, H], the hidden state after every step.
+    """
+    return _forward(projected, recurrent_kernel)[0]
+
+
+def _forward(projected: Array, recurrent_kernel: Array) -> tuple[Array, tuple[Array, ...]]:
+    def step(carry, z):
+        hidden, cell = carry
+        i, f, g, o = jnp.split(z + hidden @ recurrent_kernel, 4, axis=-1)
+        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        cell = f * cell + i * g
+        hidden = o * jnp.tanh(cell)
+        return (hidden, cell), (hidden, cell, jnp.concatenate([i, f, g, o], axis=-1))
+
+    units = recurrent_kernel.shape[0]
+    zeros = jnp.zeros_like(projected, shape=(projected.shape[1], units))
+    _, (hidden, cell, gates) = lax.scan(step, (zeros, zeros), projected)
+    return hidden, (hidden, cell, gates, recurrent_kernel)
+
+
+def _backward(residuals: tuple[Array, ...], grad_hidden: Array) -> tuple[Array, Array]:
+    hidden, cell, gates, recurrent_kernel = residuals
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    first = jnp.zeros_like(cell[:1])
+    cell_before = jnp.concatenate([first, cell[:-1]])
+    hidden_before = jnp.concatenate([first, hidden[:-1]])
+    tanh_cell = jnp.tanh(cell)
+    # dz = [dc, dc, dc, dh] · slopes, where the slopes do not depend on the carry.
+    slopes = jnp.concatenate(
+        [g * i * (1 - i), cell_before * f * (1 - f), i * (1 - g * g), tanh_cell * o * (1 - o)], axis=-1
+    )
+    cell_slope = o * (1 - tanh_cell * tanh_cell)
+    transposed = recurrent_kernel.T
+
+    def step(carry, xs):
+        grad_h, grad_c = carry
+        grad_out, slope, cell_slope_t, forget = xs
+        grad_h = grad_h + grad_out
+        grad_c = grad_c + grad_h * cell_slope_t
+        grad_z = jnp.concatenate([grad_c, grad_c, grad_c, grad_h], axis=-1) * slope
+        return (grad_z @ transposed, grad_c * forget), grad_z
+
+    zeros = jnp.zeros_like(hidden[0])
+    _, grad_projected = lax.scan(step, (zeros, zeros), (grad_hidden, slopes, cell_slope, f), reverse=True)
+    grad_kernel = jnp.einsum("tbh,tbz->hz", hidden_before, grad_projected)
+    return grad_projected, grad_kernel
+
+
+recur.defvjp(_forward, _backward)

@@ -1,0 +1,145 @@
+"""The three systems of Luo, Zou and Huang (Interspeech 2018), figures 1 to 3, as Flax modules.
+
+All fully connected layers are sigmoid; the last one gives logits (softmax is in the loss). All three share
+`model.apply({"params": params}, inputs) -> logits`; what a system does not use is None in the inputs.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from ser_jax.arrays.inputs import Channel, Inputs, segment_count
+from ser_jax.models import convolution, pooling, recurrence
+
+glorot = nn.initializers.glorot_uniform()
+
+
+class CRNN(nn.Module):
+    """CNN per segment, LSTM over segments, max, mean and min over time (figure 1, up to the first dense layer).
+
+    Attributes:
+      channel: Segment length and hop.
+      filters: Filters C of each convolution.
+      widths: Widths of the two convolutions, in steps of their input.
+      units: LSTM units H.
+    """
+
+    channel: Channel
+    filters: int
+    widths: tuple[int, int]
+    units: int
+
+    @nn.compact
+    def __call__(self, values: Array, length: Array) -> Array:
+        """Embeds a batch.
+
+        Args:
+          values: [B, F, M] frames (fast form) or [B, T, W, M] segments (literal form).
+          length: [B] i32, real frames.
+
+        Returns:
+          [B, 3 H].
+        """
+        window, hop = self.channel
+        bands = values.shape[-1]
+        kernels = convolution.Kernels(
+            self.param("conv1_kernel", glorot, (self.widths[0], bands, self.filters)),
+            self.param("conv1_bias", nn.initializers.zeros, (self.filters,)),
+            self.param("conv2_kernel", glorot, (self.widths[1], self.filters, self.filters)),
+            self.param("conv2_bias", nn.initializers.zeros, (self.filters,)),
+        )
+        count = segment_count(length, window, hop)
+        if values.ndim == 4:
+            mask = pooling.length_mask(count, values.shape[1])
+            features = convolution.cnn_literal(jnp.where(mask[:, :, None, None], values, 0), kernels)
+        else:
+            real = pooling.length_mask((count - 1) * hop + window, values.shape[1])
+            features = convolution.cnn_fast(jnp.where(real[:, :, None], values, 0), kernels, window, hop)
+            mask = pooling.length_mask(count, features.shape[1])
+        units = self.units
+        hidden = recurrence.lstm(
+            features,
+            self.param("lstm_kernel", glorot, (features.shape[-1], 4 * units)),
+            self.param("lstm_recurrent_kernel", nn.initializers.orthogonal(), (units, 4 * units)),
+            self.param("lstm_bias", _forget_bias_one, (4 * units,)),
+        )
+        return pooling.statistics_pooling(hidden, mask)
+
+
+def _forget_bias_one(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    del key
+    return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1)
+
+
+class Dense(nn.Module):
+    """A stack of fully connected sigmoid layers."""
+
+    widths: Sequence[int]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [B, I] to [B, widths[-1]]."""
+        for width in self.widths:
+            x = nn.sigmoid(nn.Dense(width, kernel_init=glorot)(x))
+        return x
+
+
+class PlainCRNN(nn.Module):
+    """Figure 1: CRNN 384 → 128 → 32 → classes."""
+
+    crnn: CRNN
+    head: Dense
+    classes: int
+
+    @nn.compact
+    def __call__(self, inputs: Inputs) -> Array:
+        """Returns logits [B, K]."""
+        x = self.head(self.crnn(_values(inputs, 0), inputs.length))
+        return nn.Dense(self.classes, kernel_init=glorot, name="softmax")(x)
+
+
+class HSFCRNN(nn.Module):
+    """Figure 2: CRNN 384 → 128, joined with functionals 6373 → 1024 → 520 → 128; 256 → 32 → classes."""
+
+    crnn: CRNN
+    crnn_dense: Dense
+    hsf_dense: Dense
+    head: Dense
+    classes: int
+
+    @nn.compact
+    def __call__(self, inputs: Inputs) -> Array:
+        """Returns logits [B, K]."""
+        learned = self.crnn_dense(self.crnn(_values(inputs, 0), inputs.length))
+        if inputs.hsf is None:
+            raise ValueError("the batch has no functionals, which HSF-CRNN needs")
+        handcrafted = self.hsf_dense(inputs.hsf)
+        x = self.head(jnp.concatenate([learned, handcrafted], axis=-1))
+        return nn.Dense(self.classes, kernel_init=glorot, name="softmax")(x)
+
+
+class MultiCRNN(nn.Module):
+    """Figure 3: short CRNN 384 → 128 → 128, joined with the long CRNN's 384; 512 → 128 → classes."""
+
+    short: CRNN
+    long: CRNN
+    short_dense: Dense
+    head: Dense
+    classes: int
+
+    @nn.compact
+    def __call__(self, inputs: Inputs) -> Array:
+        """Returns logits [B, K]."""
+        short = self.short_dense(self.short(_values(inputs, 0), inputs.length))
+        long = self.long(_values(inputs, 1), inputs.length)
+        x = self.head(jnp.concatenate([short, long], axis=-1))
+        return nn.Dense(self.classes, kernel_init=glorot, name="softmax")(x)
+
+
+def _values(inputs: Inputs, channel: int) -> Array:
+    values = inputs.frames if inputs.segments is None else inputs.segments[channel]
+    if values is None:
+        raise ValueError("the batch has neither frames nor segments")
+    return values

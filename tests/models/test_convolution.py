@@ -1,0 +1,70 @@
+"""The CNN's fast form equals the literal one, values and gradients, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ser_jax.models import convolution
+
+
+def kernels(bands=6, filters=4, seed=0):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    return convolution.Kernels(draw(5, bands, filters), draw(filters), draw(3, filters, filters), draw(filters))
+
+
+def cut(frames, window, hop):
+    count = (frames.shape[1] - window) // hop + 1
+    return jnp.stack([frames[:, k * hop : k * hop + window] for k in range(count)], axis=1)
+
+
+def numpy_cnn(segment, weights):
+    """One segment, written as loops over the formulas of the paper."""
+    x = np.asarray(segment)
+    for kernel, bias in ((weights.kernel1, weights.bias1), (weights.kernel2, weights.bias2)):
+        kernel, bias = np.asarray(kernel), np.asarray(bias)
+        width = kernel.shape[0]
+        conv = np.stack(
+            [np.einsum("wm,wmc->c", x[t : t + width], kernel) + bias for t in range(x.shape[0] - width + 1)]
+        )
+        conv = np.maximum(conv, 0)
+        x = np.stack([conv[2 * t : 2 * t + 3].max(axis=0) for t in range((conv.shape[0] - 3) // 2 + 1)])
+    return x.reshape(-1)
+
+
+@pytest.mark.parametrize(("window", "values"), [(30, 120), (50, 270)])
+def test_literal_form_is_the_paper(float64, window, values):
+    weights = kernels(bands=40, filters=30)
+    segments = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, window, 40)))
+    out = convolution.cnn_literal(segments, weights)
+    assert out.shape == (2, 3, values)
+    np.testing.assert_allclose(out[1, 2], numpy_cnn(segments[1, 2], weights), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("window", "hop"), [(30, 20), (50, 25), (30, 30), (30, 7), (50, 4), (31, 60), (30, 26)])
+@pytest.mark.parametrize("extra", [0, 1, 3, 77, 101])
+def test_fast_form_equals_literal_form(float64, window, hop, extra):
+    weights = kernels()
+    frames = jnp.asarray(np.random.default_rng(extra).normal(size=(2, window + extra, 6)))
+
+    def fast(x, w):
+        return convolution.cnn_fast(x, w, window, hop)
+
+    def literal(x, w):
+        return convolution.cnn_literal(cut(x, window, hop), w)
+
+    np.testing.assert_allclose(fast(frames, weights), literal(frames, weights), rtol=1e-12, atol=1e-12)
+    loss = lambda fn: lambda x, w: jnp.sum(jnp.sin(fn(x, w)))  # noqa: E731
+    for a, b in zip(
+        jax.tree.leaves(jax.grad(loss(fast), argnums=(0, 1))(frames, weights)),
+        jax.tree.leaves(jax.grad(loss(literal), argnums=(0, 1))(frames, weights)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_windows_by_hand():
+    x = jnp.arange(10.0).reshape(1, 10, 1)
+    out = convolution.windows(x, count=3, hop=2, rows=3, stride=2)
+    np.testing.assert_array_equal(out[0, :, :, 0], [[0, 2, 4], [2, 4, 6], [4, 6, 8]])

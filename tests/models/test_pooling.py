@@ -1,0 +1,111 @@
+"""Masked max, mean and min pooling: hand-computed, against a NumPy loop, and invariant to padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ser_jax.models import pooling
+
+POOLS = {
+    "max": (pooling.masked_max, np.max),
+    "mean": (pooling.masked_mean, np.mean),
+    "min": (pooling.masked_min, np.min),
+}
+
+
+def test_hand_computed():
+    values = jnp.array([[[1.0, -4.0], [3.0, -2.0], [100.0, -100.0]], [[5.0, 5.0], [6.0, 7.0], [1.0, 9.0]]])
+    mask = jnp.array([[True, True, False], [True, True, True]])
+    np.testing.assert_array_equal(pooling.masked_max(values, mask), [[3, -2], [6, 9]])
+    np.testing.assert_array_equal(pooling.masked_mean(values, mask), [[2, -3], [4, 7]])
+    np.testing.assert_array_equal(pooling.masked_min(values, mask), [[1, -4], [1, 5]])
+    np.testing.assert_array_equal(pooling.statistics_pooling(values, mask), [[3, -2, 2, -3, 1, -4], [6, 9, 4, 7, 1, 5]])
+
+
+def test_length_mask():
+    mask = pooling.length_mask(jnp.array([1, 3, 0]), 3)
+    np.testing.assert_array_equal(mask, [[True, False, False], [True, True, True], [False, False, False]])
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_all_values_of_one_sign(name, sign):
+    """Zero padding must not become the maximum of negative values or the minimum of positive ones."""
+    pool, oracle = POOLS[name]
+    values = np.zeros((2, 6, 4), np.float32)
+    real = sign * np.linspace(1.0, 2.0, 2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    values[:, :3] = real
+    mask = pooling.length_mask(jnp.array([3, 3]), 6)
+    np.testing.assert_allclose(pool(jnp.array(values), mask), oracle(real, axis=1), rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    extra=st.integers(0, 6),
+    fill=st.sampled_from([0.0, 1e4, -1e4, np.nan, np.inf, -np.inf]),
+    seed=st.integers(0, 2**31),
+)
+def test_numpy_oracle_and_padding_invariance(lengths, extra, fill, seed):
+    """Any companions, any extra padding and any fill give what a loop over the real steps gives."""
+    rng = np.random.default_rng(seed)
+    steps = max(lengths) + extra
+    values = np.full((len(lengths), steps, 3), fill, np.float32)
+    for row, length in enumerate(lengths):
+        values[row, :length] = rng.normal(size=(length, 3))
+    mask = pooling.length_mask(jnp.array(lengths), steps)
+    for pool, oracle in POOLS.values():
+        result = pool(jnp.array(values), mask)
+        expected = [oracle(values[row, :length], axis=0) for row, length in enumerate(lengths)]
+        np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1e4, np.nan])
+def test_gradient_into_padding_is_exactly_zero(fill):
+    values = np.full((2, 7, 3), fill, np.float32)
+    values[0, :4] = np.random.default_rng(0).normal(size=(4, 3))
+    values[1, :1] = 2.0
+    lengths = jnp.array([4, 1])
+    mask = pooling.length_mask(lengths, 7)
+    gradient = jax.grad(lambda v: jnp.sum(jnp.sin(pooling.statistics_pooling(v, mask))))(jnp.array(values))
+    assert np.all(np.asarray(gradient)[~np.asarray(mask)] == 0)
+    assert np.all(np.isfinite(gradient))
+    alone = jax.grad(lambda v: jnp.sum(jnp.sin(pooling.statistics_pooling(v, jnp.ones((1, 4), bool)))))(
+        jnp.array(values[:1, :4])
+    )
+    np.testing.assert_allclose(gradient[0, :4], alone[0], rtol=1e-6)
+
+
+def test_jit_gives_the_same_and_compiles_once_per_shape():
+    traces = 0
+
+    def pool(values, lengths):
+        nonlocal traces
+        traces += 1
+        return pooling.statistics_pooling(values, pooling.length_mask(lengths, values.shape[1]))
+
+    jitted = jax.jit(pool)
+    values = jnp.array(np.random.default_rng(1).normal(size=(3, 5, 2)), jnp.float32)
+    for lengths in ([5, 1, 2], [3, 3, 3]):
+        np.testing.assert_allclose(jitted(values, jnp.array(lengths)), pool(values, jnp.array(lengths)), rtol=1e-6)
+    assert traces == 3  # two plain calls and one compilation
+
+
+@pytest.mark.parametrize(
+    ("values", "mask", "message"),
+    [
+        ((2, 3, 4), (2, 4), "expected"),
+        ((2, 3), (2, 3), "expected"),
+    ],
+)
+def test_wrong_shapes_are_refused(values, mask, message):
+    with pytest.raises(ValueError, match=message):
+        pooling.statistics_pooling(jnp.zeros(values), jnp.zeros(mask, bool))
+
+
+def test_mask_that_is_not_boolean_is_refused():
+    with pytest.raises(ValueError, match="True = real"):
+        pooling.statistics_pooling(jnp.zeros((2, 3, 4)), jnp.ones((2, 3)))

@@ -1,0 +1,116 @@
+"""The three systems: size, padding invariance (R16), and the literal form as oracle of the fast one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ser_jax import config as configuration
+from ser_jax.arrays import inputs as inputs_
+from ser_jax.arrays import padding
+from ser_jax.models import build
+
+PARAMETERS = {"plain_crnn": 189_788, "hsf_crnn": 7_320_548, "multi_crnn": 481_268}
+
+
+def model_of(system, classes=4) -> Any:
+    config = configuration.get_config()
+    config.system = system
+    return build.build_model(config, classes)
+
+
+def batch(lengths, pad_to=None, hsf_size=6373, fill=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    frames = [rng.normal(size=(n, 40)).astype(np.float32) for n in lengths]
+    padded = padding.pad_frames(frames, pad_to or max(max(lengths), 50), minimum=50, silence=-2.0)
+    for row, n in enumerate(lengths):
+        padded[row, max(n, 50) :] = fill
+    return inputs_.Inputs(
+        length=jnp.array(lengths),
+        frames=jnp.array(padded),
+        hsf=jnp.array(rng.normal(size=(len(lengths), hsf_size)), jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("system", PARAMETERS)
+def test_number_of_parameters(system):
+    inputs = batch([60, 90])
+    params = jax.eval_shape(model_of(system).init, jax.random.key(0), inputs)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[system]
+
+
+@pytest.mark.parametrize("system", PARAMETERS)
+def test_initial_values(system):
+    """Glorot-uniform kernels, zero biases, orthogonal recurrent kernel, forget bias one."""
+    params = model_of(system).init(jax.random.key(3), batch([60]))["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path[-1].key
+        if name == "lstm_bias":
+            np.testing.assert_array_equal(leaf.reshape(4, -1), np.eye(4)[1][:, None].repeat(128, axis=1))
+        elif name.endswith("bias"):
+            assert np.all(leaf == 0)
+        elif name == "lstm_recurrent_kernel":
+            np.testing.assert_allclose(leaf @ leaf.T, np.eye(128), atol=1e-5)
+        else:
+            receptive = int(np.prod(leaf.shape[:-2]))
+            bound = np.sqrt(6 / (receptive * (leaf.shape[-2] + leaf.shape[-1])))
+            assert 0.95 * bound < np.abs(leaf).max() <= bound
+
+
+@pytest.mark.parametrize("system", PARAMETERS)
+@pytest.mark.parametrize("fill", [0.0, 1e4, np.nan])
+def test_padding_changes_nothing(system, fill):
+    """Extra padding, any fill, other companions: the same logits and the same gradients of all parameters."""
+    model = model_of(system)
+    lengths = [20, 57, 131]
+    alone = batch(lengths[:2])
+    padded = batch(lengths, pad_to=171, fill=fill)
+    padded = padded._replace(hsf=jnp.asarray(padded.hsf).at[:2].set(alone.hsf))
+    params = model.init(jax.random.key(0), alone)["params"]
+
+    def loss(params, inputs):
+        logits = model.apply({"params": params}, inputs)
+        return jnp.sum(jnp.sin(logits[:2])), logits[:2]
+
+    gradient_alone, logits_alone = jax.grad(loss, has_aux=True)(params, alone)
+    gradient, logits = jax.grad(loss, has_aux=True)(params, padded)
+    np.testing.assert_allclose(logits, logits_alone, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(gradient_alone), strict=True):
+        assert np.all(np.isfinite(a))
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+    into_frames = jax.grad(lambda f: loss(params, padded._replace(frames=f))[0])(padded.frames)
+    for row, length in enumerate(lengths[:2]):
+        assert np.all(np.asarray(into_frames)[row, max(length, 50) :] == 0)
+    assert np.any(np.asarray(into_frames)[1, :30] != 0)
+
+
+@pytest.mark.parametrize("system", PARAMETERS)
+def test_literal_form_is_the_oracle_of_the_fast_form(system, float64):
+    """The same parameters give the same logits and gradients (float64) from precomputed padded segments."""
+    config = configuration.get_config()
+    config.system = system
+    model: Any = build.build_model(config, 4)
+    fast = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, batch([20, 57, 131]))
+    channels = build.channels(config)
+    segments = tuple(
+        jnp.asarray(padding.cut_segments(np.asarray(fast.frames), np.asarray(fast.length), *channel)[0])
+        for channel in channels
+    )
+    literal = fast._replace(frames=None, segments=segments)
+    params = jax.tree.map(lambda a: a.astype(jnp.float64), model.init(jax.random.key(0), fast)["params"])
+    loss = lambda p, x: jnp.sum(jnp.sin(model.apply({"params": p}, x)))  # noqa: E731
+    np.testing.assert_allclose(
+        model.apply({"params": params}, fast), model.apply({"params": params}, literal), atol=1e-12
+    )
+    for a, b in zip(
+        jax.tree.leaves(jax.grad(loss)(params, fast)), jax.tree.leaves(jax.grad(loss)(params, literal)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_batch_without_features_is_refused():
+    with pytest.raises(ValueError, match="neither frames nor segments"):
+        model_of("plain_crnn").init(jax.random.key(0), inputs_.Inputs(length=jnp.array([3])))
