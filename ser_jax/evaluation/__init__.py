@@ -1,0 +1,1 @@
+"""Predictions → scores, results.json and report.html."""

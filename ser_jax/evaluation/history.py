@@ -1,0 +1,27 @@
+"""`metrics.jsonl`: one line per run and epoch, as training went."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_history(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Reads the lines; a run that was interrupted may have left broken or repeated ones.
+
+    Args:
+      path: The file; it may be absent (a system without epochs).
+
+    Returns:
+      One record per (fold, seed, epoch), the latest where an interrupted epoch was repeated, in the order of the file;
+      and the number of unreadable lines, not counting a last line that is cut off.
+    """
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
+    records: dict[tuple, dict[str, Any]] = {}
+    unreadable = 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            records[record["fold"], record["seed"], record["epoch"]] = record
+        except (ValueError, KeyError, TypeError):
+            unreadable += bool(line.strip()) and number < len(lines)
+    return list(records.values()), unreadable

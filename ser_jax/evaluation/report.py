@@ -1,0 +1,186 @@
+"""A run directory → `report.html`: one page without scripts or outside files, for screen, phone and paper."""
+
+import collections
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from ser_jax import atomic, errors, metrics
+from ser_jax.evaluation import history, plots, rejected
+from ser_jax.evaluation import predictions as predictions_module
+from ser_jax.evaluation import results as results_module
+from ser_jax.evaluation.predictions import Prediction
+
+MOST_OPEN_ROWS = 12  # longer tables are folded away
+MOST_REJECTIONS_SHOWN = 200
+NO_VALUE = "–"
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes the page.
+
+    Args:
+      workdir: A run directory with `config.json`, `protocol.json`, `versions.json`, `results.json` and
+        `predictions.csv`; `metrics.jsonl` and `rejected.csv` are shown where they exist.
+
+    Returns:
+      Path of `report.html` in that directory.
+
+    Raises:
+      UserError: If a file is missing or unreadable.
+    """
+    results = _read_json(workdir / "results.json")
+    protocol = _read_json(workdir / "protocol.json")
+    _require(workdir / "predictions.csv")
+    predictions, _ = predictions_module.read_predictions(workdir / "predictions.csv")
+    epochs, unreadable = history.read_history(workdir / "metrics.jsonl")
+    rejections = rejected.read_rejected(workdir / "rejected.csv") if (workdir / "rejected.csv").exists() else []
+    reasons = collections.defaultdict(list)
+    for rejection in rejections:
+        reasons[rejection.reason].append(rejection)
+    speakers = {row.speaker for row in predictions}
+    classes = _class_rows(results, predictions)
+    page = _template().render(
+        results=results,
+        protocol=protocol,
+        versions=_read_json(workdir / "versions.json"),
+        config=json.dumps(_read_json(workdir / "config.json"), indent=2, ensure_ascii=False),
+        speakers=None if "" in speakers else len(speakers),
+        speakers_unnamed=len(speakers) > plots.MOST_NAMED_BARS,
+        folds=sorted({run["fold"] for run in results["runs"]}),
+        all_seeds=sorted({run["seed"] for run in results["runs"]}),
+        failed=[run for run in results["runs"] if run["status"] == results_module.DIVERGED],
+        ranked=sorted((run for run in results["runs"] if run["ua"] is not None), key=lambda run: run["ua"]),
+        confusions=_largest_confusions(results),
+        classes=classes,
+        largest=max(classes, key=lambda row: row["utterances"]),
+        figures=_figures(results, predictions, epochs),
+        unreadable=unreadable,
+        rejections=len(rejections),
+        reasons=sorted(reasons.items(), key=lambda item: -len(item[1])),
+        most_open_rows=MOST_OPEN_ROWS,
+        most_rejections_shown=MOST_REJECTIONS_SHOWN,
+    )
+    path = workdir / "report.html"
+    atomic.write_text(path, page)
+    return path
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "points": _points, "duration": _duration, "value": _value}
+    return environment.from_string(resources.files("ser_jax.evaluation").joinpath("report.html").read_text("utf-8"))
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise errors.UserError(f"{path} is missing; the report needs a finished run: start it again, it resumes")
+
+
+def _read_json(path: Path) -> Any:
+    _require(path)
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise errors.UserError(f"{path} is not JSON ({error}); restore it or run the training again") from error
+
+
+def _figures(results: Mapping, predictions: Sequence[Prediction], epochs: Sequence[Mapping]) -> dict[str, Any]:
+    """Returns name → SVG of the figures that this run can fill."""
+    svg = {}
+    classes = results["classes"]
+    kept = [row for row in predictions if row.label and row.seed in results["seeds"]]
+    if epochs:
+        best = {(run["fold"], run["seed"]): run["best_epoch"] or 0 for run in results["runs"]}
+        losses = {"training": "loss", "validation": "validation_loss"}
+        svg["loss"] = plots.learning_curves(epochs, losses, label="loss", best={}, percent=False, name="loss")
+        scores = {"validation UA": "validation_ua"}
+        svg["ua"] = plots.learning_curves(epochs, scores, label="UA in %", best=best, percent=True, name="ua")
+    if kept:
+        confusion = np.array(results["confusion"])
+        svg["confusion"] = plots.confusion_matrix(confusion, classes, name="confusion")
+        points = np.stack([metrics.recalls(matrix) for matrix in _per_seed(kept, results)], axis=1)
+        svg["recall"] = plots.bars(
+            classes, metrics.recalls(confusion), label="recall in %", points=points, name="recall"
+        )
+        counts = collections.Counter({row.id: row.label for row in kept}.values())
+        values = np.array([counts[name] for name in classes], np.float64)
+        svg["counts"] = plots.bars(classes, values, label="test utterances", percent=False, name="counts")
+    speakers = sorted({row.speaker for row in kept} - {""})
+    if len(speakers) > 1:
+        rows = {speaker: [row for row in kept if row.speaker == speaker] for speaker in speakers}
+        points = np.array(
+            [[metrics.unweighted_accuracy(matrix) for matrix in _per_seed(rows[name], results)] for name in speakers]
+        )
+        svg["speakers"] = plots.bars(
+            speakers, points.mean(axis=1), label="UA in %", points=points, chance=1 / len(classes), name="speakers"
+        )
+    return {name: markupsafe.Markup(text) for name, text in svg.items()}
+
+
+def _per_seed(rows: Sequence[Prediction], results: Mapping) -> list[np.ndarray]:
+    """Returns one confusion matrix per seed that counts."""
+    return [
+        results_module.confusion_of([row for row in rows if row.seed == seed], results["classes"])
+        for seed in results["seeds"]
+    ]
+
+
+def _class_rows(results: Mapping, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """Returns per class: name, test utterances, their share, recall, precision."""
+    labels = {row.id: row.label for row in predictions if row.label}
+    counts = collections.Counter(labels.values())
+    confusion = np.array(results["confusion"])
+    predicted = confusion.sum(axis=0)
+    return [
+        {
+            "name": name,
+            "utterances": counts[name],
+            "share": counts[name] / len(labels) if labels else None,
+            "recall": results["recall"][name],
+            "precision": confusion[index, index] / predicted[index] if predicted[index] else None,
+        }
+        for index, name in enumerate(results["classes"])
+    ]
+
+
+def _largest_confusions(results: Mapping, count: int = 3) -> list[tuple[str, str, float]]:
+    """Returns (true class, predicted class, share of the true class), largest first."""
+    confusion = np.array(results["confusion"])
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    names = results["classes"]
+    pairs = [
+        (names[row], names[column], float(shares[row, column]))
+        for row, column in np.ndindex(shares.shape)
+        if row != column and shares[row, column] > 0
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:count]
+
+
+def _percent(share: float | None) -> str:
+    return NO_VALUE if share is None else f"{100 * share:.1f}\u00a0%"
+
+
+def _points(share: float | None) -> str:
+    return NO_VALUE if share is None else f"{100 * share:.1f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NO_VALUE
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _value(value: Any) -> str:
+    return NO_VALUE if value is None else str(value)

@@ -1,0 +1,73 @@
+"""Atomic files: their content, and what is left behind by a failure."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from ser_jax import atomic
+
+
+def test_text_replaces_the_old_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    atomic.write_text(path, "old")
+    atomic.write_text(path, "new\nÄ\n")
+    assert path.read_bytes() == "new\nÄ\n".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    atomic.write_text(path, "old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        atomic.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_are_as_readable_as_any_other(tmp_path):
+    (tmp_path / "plain").write_text("")
+    atomic.write_text(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_name_that_is_not_unicode_stays_writable(tmp_path):
+    name = os.fsdecode(b"\xe4.wav")
+    atomic.write_json(tmp_path / "a.json", [name])
+    atomic.write_text(tmp_path / "a.txt", name)
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == [name]
+    assert (tmp_path / "a.txt").read_text("utf-8") == "\\udce4.wav"
+
+
+def test_json_is_strict_and_keeps_the_order(tmp_path):
+    value = {
+        "b": np.float32(0.5),
+        "a": (1, np.int64(2), float("nan"), float("inf")),
+        "array": np.array([[1.0, np.nan]]),
+        "text": "ü",
+        "none": None,
+        "flag": np.bool_(True),
+    }
+    atomic.write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text("utf-8")
+    expected = {"b": 0.5, "a": [1, 2, None, None], "array": [[1.0, None]], "text": "ü", "none": None, "flag": True}
+    assert json.loads(text) == expected
+    assert list(json.loads(text)) == list(value)
+    assert text.endswith("}\n")
+
+
+def test_json_refuses_other_values(tmp_path):
+    with pytest.raises(TypeError):
+        atomic.write_json(tmp_path / "a.json", {"path": tmp_path})
+    assert not list(tmp_path.iterdir())
+
+
+def test_csv_quotes_what_needs_it(tmp_path):
+    atomic.write_csv(tmp_path / "a.csv", ("file", "line"), [('a,"b"', None), ("c", 1 / 3)])
+    assert (tmp_path / "a.csv").read_text() == 'file,line\n"a,""b""",\nc,0.3333333333333333\n'

@@ -1,0 +1,72 @@
+"""The scores: by hand, against scikit-learn, and by their properties."""
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies
+from hypothesis.extra import numpy as arrays
+from sklearn import metrics as sklearn_metrics
+
+from ser_jax import metrics
+
+CLASSES = 4
+confusions = arrays.arrays(np.int64, (CLASSES, CLASSES), elements=strategies.integers(0, 30))
+pairs = strategies.lists(
+    strategies.tuples(strategies.integers(0, CLASSES - 1), strategies.integers(0, CLASSES - 1)), min_size=1, max_size=60
+).map(lambda rows: np.array(rows).T)
+
+
+def test_by_hand():
+    # Two angry, one of them found; four happy, three found; no sad.
+    confusion = metrics.confusion_matrix(np.array([0, 0, 1, 1, 1, 1]), np.array([0, 2, 1, 1, 1, 0]), 3)
+    assert confusion.tolist() == [[1, 0, 1], [1, 3, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(metrics.recalls(confusion), [0.5, 0.75, np.nan])
+    assert metrics.weighted_accuracy(confusion) == 4 / 6
+    assert metrics.unweighted_accuracy(confusion) == 0.625
+
+
+def test_nothing_to_score():
+    empty = metrics.confusion_matrix(np.array([], int), np.array([], int), 3)
+    assert empty.shape == (3, 3)
+    assert np.isnan(metrics.weighted_accuracy(empty))
+    assert np.isnan(metrics.unweighted_accuracy(empty))
+    assert np.isnan(metrics.recalls(empty)).all()
+
+
+@pytest.mark.parametrize("guess", range(CLASSES))
+def test_a_constant_guess_reaches_chance(guess):
+    labels = np.repeat(np.arange(CLASSES), [1, 2, 30, 400])
+    confusion = metrics.confusion_matrix(labels, np.full_like(labels, guess), CLASSES)
+    assert metrics.unweighted_accuracy(confusion) == 1 / CLASSES
+
+
+@hypothesis.given(pairs)
+def test_against_scikit_learn(rows):
+    labels, predictions = rows
+    confusion = metrics.confusion_matrix(labels, predictions, CLASSES)
+    expected = sklearn_metrics.confusion_matrix(labels, predictions, labels=range(CLASSES))
+    np.testing.assert_array_equal(confusion, expected)
+    assert metrics.weighted_accuracy(confusion) == pytest.approx(sklearn_metrics.accuracy_score(labels, predictions))
+    present = np.unique(labels)
+    recall = sklearn_metrics.recall_score(labels, predictions, labels=present, average="macro")
+    assert metrics.unweighted_accuracy(confusion) == pytest.approx(recall)
+
+
+@hypothesis.given(confusions, arrays.arrays(np.int64, CLASSES, elements=strategies.integers(1, 9)))
+def test_ua_ignores_how_often_a_class_occurs(confusion, times):
+    ua = metrics.unweighted_accuracy(confusion)
+    assert metrics.unweighted_accuracy(confusion * times[:, None]) == pytest.approx(ua, nan_ok=True)
+
+
+@hypothesis.given(confusions, strategies.permutations(range(CLASSES)))
+def test_order_of_classes_does_not_matter(confusion, order):
+    shuffled = confusion[np.ix_(order, order)]
+    for score in (metrics.weighted_accuracy, metrics.unweighted_accuracy):
+        assert score(shuffled) == pytest.approx(score(confusion), nan_ok=True)
+
+
+@hypothesis.given(confusions)
+def test_scores_are_shares(confusion):
+    hypothesis.assume(confusion.sum() > 0)
+    assert 0 <= metrics.weighted_accuracy(confusion) <= 1
+    assert 0 <= metrics.unweighted_accuracy(confusion) <= 1
