@@ -1,0 +1,10 @@
+"""hsf."""
+
+from ser_jax import config as base
+
+
+def get_config():
+    """Returns the configuration."""
+    config = base.get_config()
+    config.system = "hsf_crnn"
+    return config

@@ -1,0 +1,85 @@
+"""What all entry points share: flags, plain log lines, and errors that end with one sentence and an exit code."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from ser_jax.errors import EXIT_USER, Diverged, UserError
+
+_BAD_VALUES = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
+KEYS = "every key is listed in ser_jax/config.py"
+BASE_CONFIG = os.path.join(os.path.dirname(__file__), "config.py")
+
+
+def define_config() -> flags.FlagHolder:
+    """Defines `--config=FILE` (default: the base configuration) and `--config.KEY=VALUE`."""
+    try:
+        return config_flags.DEFINE_config_file("config", BASE_CONFIG, "Configuration file.", lock_config=True)
+    except _BAD_VALUES as error:  # Without --config, the overrides are applied to the default here.
+        sys.exit(_fail(_flag_message(error)))
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the command line, runs `main` and leaves with its exit code.
+
+    Errors that the user can mend end with one sentence on standard error and exit code 2, diverged training with 3;
+    anything else is a defect of this program and keeps its traceback.
+
+    Args:
+      main: The command; reads its flags from the FlagHolders it defined.
+    """
+
+    def guarded(arguments: Sequence[str]) -> int:
+        if len(arguments) > 1:
+            return _fail(f"unexpected argument {arguments[1]!r}; options start with --")
+        try:
+            return main() or 0
+        except (UserError, Diverged) as error:
+            return _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            return _fail("interrupted", 128 + signal.SIGINT)
+
+    logging.getLogger("ser_jax").setLevel(logging.INFO)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    absl_logging.use_absl_handler()
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+        if "config" in flags.FLAGS:
+            _ = flags.FLAGS.config.system  # A file that could not be loaded is reported at its first use only.
+        return rest
+    except _BAD_VALUES as error:
+        sys.exit(_fail(_flag_message(error)))
+    except (OSError, SyntaxError, ImportError, NameError) as error:
+        sys.exit(_fail(_file_message(arguments, error)))
+
+
+def _flag_message(error: Exception) -> str:
+    if isinstance(error, (AttributeError, KeyError)):
+        key, _, hint = str(error.args[0]).replace("\\n", "\n").partition("\n")
+        key = key.strip("\"'\\")
+        return f"the configuration has no key {key!r}{'; ' + hint.strip(chr(34) + chr(39)) if hint else ''} ({KEYS})"
+    return f"{' '.join(str(error).split()).rstrip('.')} ({KEYS})"
+
+
+def _file_message(arguments: Sequence[str], error: Exception) -> str:
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-config="))]
+    name = given[-1] if given else ""
+    if not os.path.isfile(name):
+        return f"--config={name}: there is no such file; the presets are in configs/"
+    return f"--config={name} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _fail(sentence: str, code: int = EXIT_USER) -> int:
+    print(f"error: {sentence}" if code != 128 + signal.SIGINT else sentence, file=sys.stderr)
+    return code

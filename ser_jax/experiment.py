@@ -1,0 +1,286 @@
+"""The whole way from recordings to a report, for one configuration: what main and evaluate call."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ser_jax import cache, run_directory
+from ser_jax.arrays.dataset import Dataset, build_dataset
+from ser_jax.config import Config
+from ser_jax.corpora.listing import Unusable
+from ser_jax.corpora.registry import read_corpus
+from ser_jax.corpora.table import Corpus, Rejection, Utterance
+from ser_jax.errors import Diverged, UserError
+from ser_jax.evaluation import predictions as prediction_table
+from ser_jax.evaluation.rejected import write_rejected
+from ser_jax.evaluation.report import write_report
+from ser_jax.evaluation.results import DIVERGED, summarise
+from ser_jax.features.extract import Features, extract
+from ser_jax.features.logmel import LogMelSettings, silence
+from ser_jax.models import build
+from ser_jax.protocols import registry
+from ser_jax.protocols.protocol import Protocol
+from ser_jax.training import mesh, model_files, scoring, step
+from ser_jax.training.fit import Settings, Trainer
+from ser_jax.training.programs import Programs, use_compilation_cache
+from ser_jax.training.runs import Run, groups, list_runs
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What training and evaluation work on.
+
+    Attributes:
+      protocol: The protocol.
+      features: Features of exactly its utterances.
+      utterances: Rows of the protocol.
+    """
+
+    protocol: Protocol
+    features: Features
+    utterances: tuple[Utterance, ...]
+
+
+def read(config: Config, rejected: Path) -> Corpus:
+    """Reads the corpus table; what cannot be used is listed in the file `rejected` before an error."""
+    c = config.corpus
+    try:
+        return read_corpus(c.name, c.root, manifest=c.manifest, allow_missing=c.allow_missing)
+    except Unusable as error:
+        rejected.parent.mkdir(parents=True, exist_ok=True)
+        write_rejected(rejected, error.rejected)
+        raise
+
+
+def default_workdir(config: Config, protocol: str, config_file: str) -> Path:
+    """Returns `runs/<protocol>-<config file stem>`."""
+    return Path("runs") / f"{protocol}-{Path(config_file).stem if config_file else config.system}"
+
+
+def prepare(config: Config, corpus: Corpus, workdir: Path) -> Material:
+    """Extracts the features of a corpus and makes the protocol; what cannot be used is listed in `rejected.csv`."""
+    f = config.features
+    name, spec = registry.find_spec(config.protocol.name, corpus)
+    corpus = registry.select(spec, corpus)
+    features = extract(
+        corpus,
+        logmel_settings(config),
+        hsf=build.uses_hsf(config),
+        store_root=Path(f.store).expanduser() if f.store else cache.cache_folder() / "features",
+        max_seconds=f.max_seconds,
+        max_bad_share=f.max_bad_share,
+        workers=f.workers,
+        on_rejected=lambda rejected: _report_rejected(workdir / "rejected.csv", rejected),
+    )
+    protocol, warnings = registry.build_protocol(name, spec, corpus, features.utterances)
+    for warning in (*corpus.warnings, *warnings):
+        log.warning("note: %s", warning)
+    for flag, count in features.flagged.items():
+        log.info("note: %d recordings are used although %s", count, flag)
+    return Material(protocol, features, features.utterances)
+
+
+def logmel_settings(config: Config) -> LogMelSettings:
+    """Returns the log-mel front end of the configuration."""
+    names = (field.name for field in dataclasses.fields(LogMelSettings))
+    return LogMelSettings(**{name: config.features[name] for name in names})
+
+
+def train_and_evaluate(config: Config, corpus: Corpus, workdir: Path) -> dict[str, Any]:
+    """Trains every run of the protocol that is not finished, scores the test parts and writes the report.
+
+    Args:
+      config: The resolved configuration.
+      corpus: The corpus table.
+      workdir: The run directory; it exists and belongs to the configuration.
+
+    Returns:
+      The content of `results.json`.
+
+    Raises:
+      UserError: For what the user can mend.
+      Diverged: If runs diverged; everything that can be written is written.
+    """
+    begin = time.monotonic()
+    _check(config)
+    if config.training.compilation_cache:
+        use_compilation_cache(cache.cache_folder() / "xla")
+    jax.config.update("jax_default_matmul_precision", _precision(config.training.precision))
+    devices = mesh.start_devices(config.training.devices)
+    material = prepare(config, corpus, workdir)
+    seconds = {"features": time.monotonic() - begin}
+    protocol = material.protocol
+    run_directory.record_protocol(workdir, protocol)
+    run_directory.record_versions(workdir, f"{len(devices)} x {devices[0].device_kind}")
+    p = config.protocol
+    runs = list_runs(protocol, seeds=p.seeds, first_seed=p.seed, folds=p.folds)
+    log.info(
+        "%s: %d utterances, %.0f s of speech, %d runs (fold x seed) of %s",
+        *(protocol.name, len(protocol.ids), material.features.seconds.sum(), len(runs), config.system),
+    )
+    dataset = make_dataset(config, protocol, material.features)
+    programs = make_programs(config, dataset, len(protocol.classes), devices, len(runs))
+    seconds["compile"] = programs.seconds
+    log.info(
+        "compiled %d shapes in %.1f s, padding %.2f, %d runs at once on %s",
+        *(len(dataset.buckets), programs.seconds, dataset.padding_ratio, programs.size, programs.mesh.devices.tolist()),
+    )
+    before = time.monotonic()
+    trainer = Trainer(protocol, dataset, programs, _loop_settings(config), workdir, _description(config, protocol))
+    trainer.train(runs)
+    seconds["train"] = time.monotonic() - before
+    before = time.monotonic()
+    results = evaluate_runs(config, material, dataset, programs, runs, workdir)
+    seconds["evaluate"] = time.monotonic() - before
+    seconds["total"] = time.monotonic() - begin
+    results["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+    run_directory.write_results(workdir, results)
+    write_report(workdir)
+    diverged = [f"{run['fold']}-{run['seed']}" for run in results["runs"] if run["status"] == DIVERGED]
+    if diverged:
+        raise Diverged(
+            f"{len(diverged)} of {len(runs)} runs diverged ({', '.join(diverged[:5])}): try a lower "
+            f"training.learning_rate={config.training.learning_rate:g} or training.clip_norm in another --workdir"
+        )
+    return results
+
+
+def evaluate_runs(
+    config: Config,
+    material: Material,
+    dataset: Dataset,
+    programs: Programs,
+    runs: Sequence[Run],
+    workdir: Path,
+) -> dict[str, Any]:
+    """Scores the test part of every finished run with its stored model, writes `predictions.csv`, returns results."""
+    protocol = material.protocol
+    descriptions = {run: model_files.read_description(workdir / "models" / run.name) for run in runs}
+    usable = [run for run in runs if (found := descriptions[run]) and found["status"] != DIVERGED]
+    rows = []
+    for members in groups(usable, programs.size):
+        idle = programs.size - len(members)
+        models = [model_files.read_model(workdir / "models" / run.name) for run in members]
+        models += models[-1:] * idle
+        params, statistics = jax.tree.map(
+            lambda *leaves: np.stack(leaves),
+            *((model.params, dataset.device_statistics(model.statistics)) for model in models),
+        )
+        tests = [run.fold.test for run in members] + [np.zeros(0, np.int64)] * idle
+        logits = scoring.group_logits(
+            programs, dataset, programs.put(params), programs.put(statistics), tests, config.training.batch_size
+        )
+        for run, test, values in zip(members, tests, logits, strict=False):
+            rows += prediction_table.from_probabilities(
+                [material.utterances[number] for number in test],
+                scoring.softmax(values),
+                classes=protocol.classes,
+                fold=run.fold.name,
+                seed=run.seed,
+            )
+    prediction_table.write_predictions(workdir / "predictions.csv", rows, protocol.classes)
+    return summarise(
+        rows,
+        system=config.system,
+        parameters=programs.parameters,
+        corpus=protocol.corpus,
+        corpus_sha256=material.features.corpus_sha256,
+        protocol=protocol.name,
+        protocol_sha256=protocol.sha256,
+        classes=protocol.classes,
+        runs=[
+            {
+                "fold": run.fold.name,
+                "seed": run.seed,
+                "best_epoch": found["best_epoch"] if found else None,
+                "status": found["status"] if found else "missing",
+            }
+            for run, found in descriptions.items()
+        ],
+        seconds={},
+    )
+
+
+def make_dataset(config: Config, protocol: Protocol, features: Features) -> Dataset:
+    """Pads the features of a protocol into length buckets."""
+    shares = [len(fold.train) / len(protocol.ids) for fold in protocol.folds]
+    return build_dataset(
+        features.log_mel,
+        features.hsf,
+        protocol.targets,
+        channels=build.channels(config),
+        form=config.model.form,
+        silence=silence(logmel_settings(config)),
+        shapes=config.training.shapes,
+        batch_size=config.training.batch_size,
+        train_share=max(shares),
+    )
+
+
+def make_programs(config: Config, dataset: Dataset, classes: int, devices: list[Any], runs: int) -> Programs:
+    """Compiles the programs of a group of runs."""
+    t = config.training
+    automatic = len(devices) if devices[0].platform == "cpu" else -(-runs // len(devices)) * len(devices)
+    return Programs(
+        build.build_model(config, classes),
+        step.make_optimiser(learning_rate=t.learning_rate, clip_norm=t.clip_norm),
+        dataset,
+        classes=classes,
+        batch_size=t.batch_size,
+        devices=devices,
+        size=t.group or min(automatic, runs),
+    )
+
+
+def _check(config: Config) -> None:
+    """Refuses values that no run can be made with, before anything expensive happens."""
+    t = config.training
+    build.build_model(config, 2)
+    limits = (("epochs", t.epochs), ("batch_size", t.batch_size), ("shapes", t.shapes))
+    for name, value in limits:
+        if value < 1:
+            raise UserError(f"training.{name}={value}; it must be at least 1")
+    for name, value in (("learning_rate", t.learning_rate), ("clip_norm", t.clip_norm)):
+        if not value > 0:
+            raise UserError(f"training.{name}={value}; it must be above 0")
+    choices = (
+        ("training.class_weights", t.class_weights, ("none", "balanced")),
+        ("training.precision", t.precision, ("float32", "tf32")),
+        ("model.form", config.model.form, ("fast", "literal")),
+    )
+    for name, value, known in choices:
+        if value not in known:
+            raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
+
+
+def _precision(name: str) -> str:
+    return {"float32": "float32", "tf32": "tensorfloat32"}[name]
+
+
+def _loop_settings(config: Config) -> Settings:
+    return Settings(**{field.name: config.training[field.name] for field in dataclasses.fields(Settings)})
+
+
+def _description(config: Config, protocol: Protocol) -> dict[str, Any]:
+    """Returns what every model file repeats, so that it can be used without the run directory around it."""
+    return {
+        "system": config.system,
+        "classes": list(protocol.classes),
+        "protocol": protocol.name,
+        "protocol_sha256": protocol.sha256,
+        "config": {name: config[name].to_dict() for name in ("features", "model", "training")},
+    }
+
+
+def _report_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
+    write_rejected(path, rejected)
+    if rejected:
+        log.warning("note: %d recordings cannot be used, see %s", len(rejected), path)

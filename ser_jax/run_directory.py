@@ -1,0 +1,100 @@
+"""The run directory: what stands in it before training, and whether it belongs to this configuration."""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from ser_jax import __version__, atomic
+from ser_jax.config import NEUTRAL_KEYS, Config
+from ser_jax.errors import UserError
+from ser_jax.protocols.protocol import Protocol
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "soundfile", "soxr", "opensmile")
+
+
+def open_directory(workdir: Path, config: Config) -> None:
+    """Makes a run directory, or checks that an existing one was made with the same configuration.
+
+    Args:
+      workdir: The folder.
+      config: The resolved configuration; `config.json` is written from it.
+
+    Raises:
+      UserError: If the folder holds something else, another configuration, or cannot be written.
+    """
+    resolved = json.loads(config.to_json())
+    path = workdir / "config.json"
+    if path.is_file():
+        different = _differences(_read(path), resolved)
+        if different:
+            raise UserError(
+                f"{workdir} was made with another configuration ({'; '.join(different)}): "
+                f"choose another --workdir or delete the folder"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() and any(entry.name != "rejected.csv" for entry in workdir.iterdir()):
+            raise UserError(f"{workdir} is not empty and not a run directory: choose another --workdir")
+        atomic.write_json(path, resolved)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from None
+
+
+def record_protocol(workdir: Path, protocol: Protocol) -> None:
+    """Writes `protocol.json`, or checks that training began with the same protocol.
+
+    Raises:
+      UserError: If the recordings or labels have changed since.
+    """
+    path = workdir / "protocol.json"
+    if path.is_file():
+        before = _read(path)
+        if before["sha256"] != protocol.sha256:
+            raise UserError(
+                f"{workdir} was begun with the protocol {before['name']} {before['sha256'][:12]}…, the recordings now "
+                f"give {protocol.name} {protocol.sha256[:12]}…: choose another --workdir or delete the folder"
+            )
+    atomic.write_json(path, protocol.to_json(), indent=None)
+
+
+def record_versions(workdir: Path, devices: str) -> None:
+    """Writes `versions.json`: package versions, Python, platform and devices."""
+    versions = {"ser_jax": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    atomic.write_json(workdir / "versions.json", {**versions, "devices": devices})
+
+
+def finished_results(workdir: Path) -> dict[str, Any] | None:
+    """Returns the results of a finished run, or None."""
+    path = workdir / "results.json"
+    return _read(path) if path.is_file() else None
+
+
+def write_results(workdir: Path, results: dict[str, Any]) -> None:
+    """Writes `results.json`."""
+    atomic.write_json(workdir / "results.json", results)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): choose another --workdir or delete the folder") from None
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        name = prefix + key
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, name + ".")
+        elif old != new and name not in NEUTRAL_KEYS:
+            found.append(f"{name}: {json.dumps(old)} there, {json.dumps(new)} now")
+    return found

@@ -1,0 +1,1 @@
+"""Optimiser, train step, the loop over groups of runs, checkpoints."""

@@ -1,0 +1,332 @@
+"""The only training loop: groups of runs, epoch by epoch, until every run of the protocol has its model file.
+
+Per epoch each run trains on a permutation of its training part, then scores its validation part; the parameters of the
+best epoch are kept
+(higher validation UA, then lower validation loss). The loop resumes from the newest checkpoint, at the step where that
+was saved.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ser_jax import atomic, metrics
+from ser_jax.arrays import plans
+from ser_jax.arrays.dataset import Dataset
+from ser_jax.progress import Advance, progress
+from ser_jax.protocols.protocol import Protocol
+from ser_jax.training import checkpoint, model_files, scoring
+from ser_jax.training.interrupt import Interrupted, Watch
+from ser_jax.training.programs import Programs
+from ser_jax.training.runs import Run, groups
+from ser_jax.training.step import MOST_BAD_STEPS, RunConstants, TrainState
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The part of `config.training` that the loop reads; see config.py for units and sources."""
+
+    epochs: int
+    batch_size: int
+    class_weights: str
+    patience: int
+    checkpoint_seconds: float
+
+
+@dataclasses.dataclass
+class Record:
+    """What is known of a run so far: JSON-able."""
+
+    best_epoch: int | None = None
+    best_ua: float = -1.0
+    best_wa: float = 0.0
+    best_loss: float = float("inf")
+    epochs: int = 0
+    seconds: float = 0.0
+    status: str = "training"
+
+    @property
+    def active(self) -> bool:
+        """Whether the run still trains."""
+        return self.status == "training"
+
+
+@dataclasses.dataclass
+class Group:
+    """The runs in training and where they stand."""
+
+    runs: list[Run]
+    records: list[Record]
+    constants: Any
+    state: TrainState
+    best: Any
+    epoch: int = 1
+    step: int = 0
+
+    def position(self) -> dict[str, Any]:
+        """Returns what a checkpoint needs besides the arrays."""
+        return {
+            "runs": [run.name for run in self.runs],
+            "epoch": self.epoch,
+            "step": self.step,
+            "records": [dataclasses.asdict(record) for record in self.records],
+        }
+
+
+class Trainer:
+    """Trains the runs of one protocol in one run directory."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        dataset: Dataset,
+        programs: Programs,
+        settings: Settings,
+        workdir: Path,
+        description: dict[str, Any],
+    ):
+        """Prepares training.
+
+        Args:
+          protocol: The protocol.
+          dataset: Its utterances.
+          programs: Compiled programs of a group.
+          settings: Settings of the loop.
+          workdir: The run directory.
+          description: What every `model.json` repeats: system, classes, configuration.
+        """
+        self.protocol = protocol
+        self.dataset = dataset
+        self.programs = programs
+        self.settings = settings
+        self.workdir = workdir
+        self.description = description
+        fold_rows = [dataset.rows(fold.train) for fold in protocol.folds]
+        self.steps = plans.steps_per_bucket(fold_rows, settings.batch_size)
+
+    def train(self, runs: list[Run]) -> None:
+        """Trains every run that has no model file yet.
+
+        Args:
+          runs: The runs wanted.
+
+        Raises:
+          Interrupted: After SIGTERM or Ctrl-C, when a checkpoint of the current step is on disk.
+        """
+        pending = [run for run in runs if model_files.read_description(self._folder(run)) is None]
+        if not pending:
+            return
+        total = len(runs) * self.settings.epochs
+        done = (len(runs) - len(pending)) * self.settings.epochs
+        with checkpoint.manager(self.workdir / "checkpoints") as checkpoints:
+            position = checkpoint.restore(checkpoints) or {"runs": [], "epoch": 1}
+            resumed = [run for name in position["runs"] for run in pending if run.name == name]
+            start = done + len(resumed) * (position["epoch"] - 1)
+            with Watch() as watch, progress("training", total, "epochs", start) as advance:
+                if resumed and [run.name for run in resumed] == position["runs"] and len(resumed) <= self.programs.size:
+                    log.info("resuming %s at epoch %d", ", ".join(position["runs"]), position["epoch"])
+                    group = self._resume(checkpoints, resumed, position)
+                    self._train_group(group, checkpoints, watch, advance)
+                    pending = [run for run in pending if run not in resumed]
+                for members in groups(pending, self.programs.size):
+                    self._drop_metrics(members, after=0)
+                    self._train_group(self._new_group(members), checkpoints, watch, advance)
+
+    def constants(self, runs: list[Run]) -> RunConstants:
+        """Returns statistics and class weights of the runs; a group that is not full repeats its last run."""
+        by_fold = {}
+        for run in runs:
+            if run.fold.name not in by_fold:
+                train = run.fold.train
+                counts = np.bincount(self.protocol.targets[train], minlength=len(self.protocol.classes))
+                weights = np.ones(len(counts))
+                if self.settings.class_weights == "balanced":
+                    weights = len(train) / (len(counts) * counts)
+                statistics = self.dataset.device_statistics(self.dataset.statistics(train))
+                by_fold[run.fold.name] = RunConstants(statistics, weights.astype(np.float32))
+        return self.programs.put(self._stack([by_fold[run.fold.name] for run in runs]))
+
+    def _folder(self, run: Run) -> Path:
+        return self.workdir / "models" / run.name
+
+    def _stack(self, trees: list[Any]) -> Any:
+        trees = trees + [trees[-1]] * (self.programs.size - len(trees))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+    def _new_group(self, runs: list[Run]) -> Group:
+        keys = [int(plans.generator("init", run.seed, run.fold.name).integers(2**32)) for run in runs]
+        state = self.programs.init(keys + [keys[-1]] * (self.programs.size - len(keys)))
+        best = jax.tree.map(lambda leaf: leaf.copy(), state.params)
+        return Group(runs, [Record() for _ in runs], self.constants(runs), state, best)
+
+    def _resume(self, checkpoints: Any, runs: list[Run], position: dict[str, Any]) -> Group:
+        shape = self.programs.state_shape
+        saved = checkpoint.restore_arrays(checkpoints, {"state": shape, "best": shape.params})
+        arrays = self.programs.put(saved)
+        records = [Record(**record) for record in position["records"]]
+        self._drop_metrics(runs, after=position["epoch"] - 1)
+        return Group(
+            runs, records, self.constants(runs), arrays["state"], arrays["best"], position["epoch"], position["step"]
+        )
+
+    def _train_group(self, group: Group, checkpoints: Any, watch: Watch, advance: Advance) -> None:
+        def save() -> None:
+            checkpoint.save(checkpoints, {"state": group.state, "best": group.best}, group.position())
+
+        saved = time.monotonic()
+        while group.epoch <= self.settings.epochs and any(record.active for record in group.records):
+            begin = time.monotonic()
+            order = plans.shape_order(self.steps, protocol=self.protocol.sha256, epoch=group.epoch)
+            batches = [self._batches(run, record, group.epoch) for run, record in self._members(group)]
+            taken = [int(np.sum(order[: group.step] == bucket)) for bucket in range(len(self.steps))]
+            for bucket in order[group.step :]:
+                place = taken[bucket]
+                rows = np.stack([run[bucket].rows[place] for run in batches])
+                mask = np.stack([run[bucket].mask[place] for run in batches])
+                group.state = self.programs.train[bucket](
+                    self.programs.buckets[bucket], group.state, group.constants, *self.programs.put((rows, mask))
+                )
+                taken[bucket] += 1
+                group.step += 1
+                if watch.received is not None:
+                    save()
+                    raise Interrupted(watch.received)
+            self._end_epoch(group, begin, advance)
+            group.epoch, group.step = group.epoch + 1, 0
+            if watch.received is not None or time.monotonic() - saved > self.settings.checkpoint_seconds:
+                save()
+                saved = time.monotonic()
+            if watch.received is not None:
+                raise Interrupted(watch.received)
+        self._write_models(group)
+
+    def _members(self, group: Group) -> list[tuple[Run, Record | None]]:
+        """Returns the runs of a group with their records; None for the repeated run of a group that is not full."""
+        idle = self.programs.size - len(group.runs)
+        return [*zip(group.runs, group.records, strict=True), *([(group.runs[-1], None)] * idle)]
+
+    def _batches(self, run: Run, record: Record | None, epoch: int) -> list[plans.Batches]:
+        rows = self.dataset.rows(run.fold.train)
+        if record is None or not record.active:
+            rows = [part[:0] for part in rows]
+        return plans.training_batches(
+            rows,
+            self.steps,
+            self.settings.batch_size,
+            protocol=self.protocol.sha256,
+            seed=run.seed,
+            fold=run.fold.name,
+            epoch=epoch,
+        )
+
+    def _end_epoch(self, group: Group, begin: float, advance: Advance) -> None:
+        none = np.zeros(0, np.int64)
+        parts = [run.fold.validation if record and record.active else none for run, record in self._members(group)]
+        logits = scoring.group_logits(
+            self.programs,
+            self.dataset,
+            group.state.params,
+            group.constants.statistics,
+            parts,
+            self.settings.batch_size,
+        )
+        loss, weight, bad = jax.device_get((group.state.loss_sum, group.state.weight_sum, group.state.bad_steps))
+        seconds = time.monotonic() - begin
+        better = np.zeros(self.programs.size, bool)
+        lines, trained, notes = [], 0, []
+        active = [n for n, record in enumerate(group.records) if record.active]
+        for n in active:
+            run, record = group.runs[n], group.records[n]
+            record.epochs = group.epoch
+            record.seconds += seconds / len(active)
+            trained += len(run.fold.train)
+            if bad[n] >= MOST_BAD_STEPS or not np.all(np.isfinite(logits[n])):
+                record.status = "diverged"
+                log.error("%s has diverged in epoch %d: non-finite gradients or scores", run.name, group.epoch)
+                continue
+            scores = _score(logits[n], self.protocol.targets[parts[n]], len(self.protocol.classes))
+            better[n] = record.best_epoch is None or (scores["ua"], -scores["loss"]) > (
+                record.best_ua,
+                -record.best_loss,
+            )
+            if better[n]:
+                record.best_epoch = group.epoch
+                record.best_ua, record.best_wa, record.best_loss = scores["ua"], scores["wa"], scores["loss"]
+            elif self.settings.patience and group.epoch - (record.best_epoch or 0) >= self.settings.patience:
+                record.status = "stopped"
+            lines.append(
+                {
+                    "fold": run.fold.name,
+                    "seed": run.seed,
+                    "epoch": group.epoch,
+                    "loss": float(loss[n] / max(weight[n], 1e-30)),
+                    "validation_loss": scores["loss"],
+                    "validation_ua": scores["ua"],
+                    "validation_wa": scores["wa"],
+                    "seconds": round(seconds, 4),
+                }
+            )
+            notes.append(f"{run.name} loss {lines[-1]['loss']:.3f} UA {100 * scores['ua']:.1f}")
+        if better.any():
+            group.best = self.programs.keep_best(group.best, group.state.params, self.programs.put(better))
+        zeros = self.programs.put(np.zeros(self.programs.size, np.float32))
+        group.state = group.state._replace(loss_sum=zeros, weight_sum=zeros.copy())
+        with (self.workdir / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        advance(len(active), f"{' · '.join(notes)} · {trained / seconds:,.0f} utterances/s")
+
+    def _drop_metrics(self, runs: list[Run], after: int) -> None:
+        """Forgets the epochs of these runs that are about to be trained again."""
+        path = self.workdir / "metrics.jsonl"
+        if not path.is_file():
+            return
+        again = {(run.fold.name, run.seed) for run in runs}
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # The last line of a process that was killed.
+            if (entry["fold"], entry["seed"]) not in again or entry["epoch"] <= after:
+                kept.append(line + "\n")
+        atomic.write_text(path, "".join(kept))
+
+    def _write_models(self, group: Group) -> None:
+        best = jax.device_get(group.best)
+        for n, (run, record) in enumerate(zip(group.runs, group.records, strict=True)):
+            failed = record.status == "diverged"
+            description = {
+                **self.description,
+                "fold": run.fold.name,
+                "seed": run.seed,
+                "status": "diverged" if failed else "done",
+                "best_epoch": record.best_epoch,
+                "epochs": record.epochs,
+                "validation": {"ua": record.best_ua, "wa": record.best_wa, "loss": record.best_loss},
+                "temperature": None,
+                "seconds": round(record.seconds, 3),
+            }
+            model_files.write_model(
+                self._folder(run),
+                description,
+                None if failed else jax.tree.map(lambda leaf, n=n: leaf[n], best),
+                None if failed else self.dataset.statistics(run.fold.train),
+            )
+
+
+def _score(logits: np.ndarray, targets: np.ndarray, classes: int) -> dict[str, float]:
+    confusion = metrics.confusion_matrix(targets, logits.argmax(axis=-1), classes)
+    losses = -scoring.log_softmax(logits)[np.arange(len(targets)), targets]
+    return {
+        "ua": metrics.unweighted_accuracy(confusion),
+        "wa": metrics.weighted_accuracy(confusion),
+        "loss": float(losses.mean()),
+    }

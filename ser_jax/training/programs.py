@@ -1,0 +1,132 @@
+"""The compiled programs of a group: a train step and a scoring step per length bucket, ready before the first step."""
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from ser_jax.arrays.dataset import Dataset
+from ser_jax.training import mesh as meshes
+from ser_jax.training import step as steps
+
+
+def use_compilation_cache(folder: Path) -> None:
+    """Keeps compiled programs in `folder` (private to the user), so that the next start compiles nothing."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+class Programs:
+    """Programs and data of one group size.
+
+    Attributes:
+      mesh: Mesh with the axis "run".
+      size: Runs in a group.
+      seconds: Wall time of compilation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: optax.GradientTransformation,
+        dataset: Dataset,
+        *,
+        classes: int,
+        batch_size: int,
+        devices: list[Any],
+        size: int,
+    ):
+        """Puts the data on the devices and compiles every program.
+
+        Args:
+          model: The system.
+          optimiser: The optimiser.
+          dataset: All utterances.
+          classes: Number of classes K.
+          batch_size: Rows B of a batch.
+          devices: Devices; the largest number of them that divides the group is used.
+          size: Runs in a group.
+        """
+        used = max(count for count in range(1, len(devices) + 1) if size % count == 0)
+        self.mesh = meshes.run_mesh(devices[:used])
+        self.size = size
+        self.optimiser = optimiser
+        self._model = model
+        self._init = jax.jit(functools.partial(_init, model=model, optimiser=optimiser))
+        self.buckets = [
+            jax.device_put(steps.Bucket(inputs, targets), meshes.shared(self.mesh))
+            for inputs, targets in zip(dataset.buckets, dataset.targets, strict=True)
+        ]
+        self._example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), self.buckets[0].inputs)
+        self.keep_best = jax.jit(
+            meshes.over_runs(lambda best, params, better: _choose(better, params, best), self.mesh, 0),
+            donate_argnums=0,
+        )
+        begin = time.monotonic()
+        self.state_shape = self._group_shape(jax.eval_shape(self._init, jax.random.key(0), self._example))
+        constants = steps.RunConstants(
+            dataset.device_statistics(dataset.statistics(dataset.utterances(0)[:1])), jnp.zeros(classes)
+        )
+        run_shape = self._group_shape(constants)
+        rows = self._group_shape(jax.ShapeDtypeStruct((batch_size,), jnp.int32))
+        mask = self._group_shape(jax.ShapeDtypeStruct((batch_size,), jnp.bool_))
+        train = functools.partial(steps.train_step, apply=self._apply, optimiser=optimiser)
+        score = functools.partial(steps.score_step, apply=self._apply)
+        train = jax.jit(meshes.over_runs(train, self.mesh, 1), donate_argnums=1)
+        score = jax.jit(meshes.over_runs(score, self.mesh, 1))
+
+        def compile_bucket(bucket: steps.Bucket) -> tuple[Callable[..., Any], Callable[..., Any]]:
+            return (
+                train.lower(bucket, self.state_shape, run_shape, rows, mask).compile(),
+                score.lower(bucket, self.state_shape.params, run_shape.statistics, rows).compile(),
+            )
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            compiled = list(pool.map(compile_bucket, self.buckets))
+        self.train: list[Callable[..., Any]] = [pair[0] for pair in compiled]
+        self.score: list[Callable[..., Any]] = [pair[1] for pair in compiled]
+        self.seconds = time.monotonic() - begin
+
+    def _apply(self, params: Any, inputs: Any) -> jax.Array:
+        return self._model.apply({"params": params}, inputs)  # type: ignore[return-value]
+
+    def _group_shape(self, tree: Any) -> Any:
+        sharding = meshes.per_run(self.mesh)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((self.size, *leaf.shape), leaf.dtype, sharding=sharding), tree
+        )
+
+    def put(self, tree: Any) -> Any:
+        """Puts arrays with a leading run axis on the devices of their runs."""
+        return jax.device_put(tree, meshes.per_run(self.mesh))
+
+    def init(self, keys: list[int]) -> steps.TrainState:
+        """Returns the initial state of a group.
+
+        Args:
+          keys: One number per run, from which its parameters are drawn.
+        """
+        states = [jax.device_get(self._init(jax.random.key(key), self._example)) for key in keys]
+        return self.put(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Number of trained parameters of one run."""
+        return sum(leaf.size // self.size for leaf in jax.tree.leaves(self.state_shape.params))
+
+
+def _init(key: jax.Array, example: Any, *, model: nn.Module, optimiser: optax.GradientTransformation):
+    return steps.init_state(model.init(key, example)["params"], optimiser)
+
+
+def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
