@@ -26,7 +26,7 @@ from ser_jax.features.logmel import LogMelSettings, silence
 from ser_jax.models import build
 from ser_jax.protocols import registry
 from ser_jax.protocols.protocol import Protocol
-from ser_jax.training import mesh, model_files, scoring, step
+from ser_jax.training import mesh, model_files, scoring
 from ser_jax.training.fit import Settings, Trainer
 from ser_jax.training.programs import Programs, use_compilation_cache
 from ser_jax.training.runs import Run, groups, list_runs
@@ -231,8 +231,9 @@ def make_programs(config: Config, dataset: Dataset, classes: int, devices: list[
     automatic = len(devices) if devices[0].platform == "cpu" else -(-runs // len(devices)) * len(devices)
     return Programs(
         build.build_model(config, classes),
-        step.make_optimiser(learning_rate=t.learning_rate, clip_norm=t.clip_norm),
         dataset,
+        learning_rate=t.learning_rate,
+        clip_norm=t.clip_norm,
         classes=classes,
         batch_size=t.batch_size,
         devices=devices,

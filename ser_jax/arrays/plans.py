@@ -1,8 +1,8 @@
 """Epoch plans: which utterances fill which batch, as a pure function of (protocol, seed, fold, epoch).
 
 The order of bucket shapes in an epoch is shared by all runs of a protocol, so that runs can train side by side; which
-rows
-fill each batch is the run's own. A run therefore sees the same batches alone, in any group and after any interruption.
+rows fill each batch is the run's own. A run therefore sees the same batches alone, in any group and after any
+interruption.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
 """Standardisation: mean and standard deviation of the training part, per log-mel band and per functional."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,12 +74,16 @@ def hsf_statistics(hsf: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def centre(hsf: np.ndarray) -> np.ndarray:
-    """Returns [D] f64, the median of every functional: a shift that keeps float32 exact where values are huge.
+    """Returns [D] f64, the median of every functional where it is finite, 0 where it never is.
+
+    Subtracted from the functionals, it keeps float32 exact where values are huge.
 
     Statistics of the training part are taken after the shift, so it cancels: nothing of the other utterances remains.
     """
-    finite = np.where(np.isfinite(hsf), hsf, 0)
-    return np.median(finite, axis=0).astype(np.float64)
+    finite = np.where(np.isfinite(hsf), hsf, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a functional that no utterance has: its median is NaN
+        return np.nan_to_num(np.nanmedian(finite, axis=0)).astype(np.float64)
 
 
 def standardise(inputs: Inputs, statistics: Statistics, xp) -> Inputs:

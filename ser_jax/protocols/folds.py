@@ -43,9 +43,8 @@ def given_split(utterances: Sequence[Utterance], tested: str = "") -> tuple[tupl
     """Trains and tests on the corpus's own partitions.
 
     Test is tested and devel validates. Where devel is what is tested (asked for, or because test is absent or its
-    labels are
-    withheld) or there is no devel, the validation part is taken out of train: whole speakers where they are known,
-    else a stratified share.
+    labels are withheld) or there is no devel, the validation part is taken out of train: whole speakers where they
+    are known, else a stratified share.
 
     Args:
       utterances: Rows of the protocol; `split` is train, devel or test. Rows without a label are never trained on.
@@ -55,8 +54,9 @@ def given_split(utterances: Sequence[Utterance], tested: str = "") -> tuple[tupl
       One fold, named by the tested partition; and the validation rule in words.
 
     Raises:
-      UserError: If there is no train partition or nothing to test.
+      UserError: If there is no train partition or nothing to test, or an utterance is in no partition.
     """
+    _require([utterance.split for utterance in utterances], "split")
     split = np.array([utterance.split if utterance.label else "unlabelled" for utterance in utterances])
     present = [name for name in ("train", "devel", "test") if np.any(split == name)]
     tested = tested or ("test" if "test" in present else "devel")
@@ -82,9 +82,14 @@ def final(utterances: Sequence[Utterance]) -> tuple[tuple[Fold, ...], str]:
 
     Returns:
       One fold named "final", and the validation rule in words.
+
+    Raises:
+      UserError: If no utterance has a label.
     """
     labelled = np.array([bool(utterance.label) for utterance in utterances])
     rows = np.flatnonzero(labelled)
+    if not len(rows):
+        raise UserError(f"none of the {len(utterances)} utterances has a label: there is nothing to train on")
     held_out, rule = _held_out([utterances[row] for row in rows.tolist()])
     parts = np.full(len(utterances), UNUSED)
     parts[rows] = TRAIN
@@ -92,11 +97,14 @@ def final(utterances: Sequence[Utterance]) -> tuple[tuple[Fold, ...], str]:
     return (Fold("final", "".join(parts)),), rule
 
 
+def _require(names: Sequence[str], column: str) -> None:
+    absent = sum(not name for name in names)
+    if absent:
+        raise UserError(f"{absent} of {len(names)} utterances have no {column}: the protocol goes by {column}")
+
+
 def _groups(names: np.ndarray, group: str) -> np.ndarray:
-    if np.any(names == ""):
-        raise UserError(
-            f"{np.sum(names == '')} of {len(names)} utterances have no {group}: the protocol leaves one {group} out"
-        )
+    _require(list(names), group)
     groups = np.unique(names)
     if len(groups) < 3:
         raise UserError(

@@ -11,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from ser_jax.arrays.dataset import Dataset
 from ser_jax.training import mesh as meshes
@@ -37,9 +36,10 @@ class Programs:
     def __init__(
         self,
         model: nn.Module,
-        optimiser: optax.GradientTransformation,
         dataset: Dataset,
         *,
+        learning_rate: float,
+        clip_norm: float,
         classes: int,
         batch_size: int,
         devices: list[Any],
@@ -49,8 +49,9 @@ class Programs:
 
         Args:
           model: The system.
-          optimiser: The optimiser.
           dataset: All utterances.
+          learning_rate: Of Adam.
+          clip_norm: Largest global norm of the gradient.
           classes: Number of classes K.
           batch_size: Rows B of a batch.
           devices: Devices; the largest number of them that divides the group is used.
@@ -59,9 +60,8 @@ class Programs:
         used = max(count for count in range(1, len(devices) + 1) if size % count == 0)
         self.mesh = meshes.run_mesh(devices[:used])
         self.size = size
-        self.optimiser = optimiser
         self._model = model
-        self._init = jax.jit(functools.partial(_init, model=model, optimiser=optimiser))
+        self._init = jax.jit(functools.partial(_init, model=model))
         self.buckets = [
             jax.device_put(steps.Bucket(inputs, targets), meshes.shared(self.mesh))
             for inputs, targets in zip(dataset.buckets, dataset.targets, strict=True)
@@ -79,7 +79,7 @@ class Programs:
         run_shape = self._group_shape(constants)
         rows = self._group_shape(jax.ShapeDtypeStruct((batch_size,), jnp.int32))
         mask = self._group_shape(jax.ShapeDtypeStruct((batch_size,), jnp.bool_))
-        train = functools.partial(steps.train_step, apply=self._apply, optimiser=optimiser)
+        train = functools.partial(steps.train_step, apply=self._apply, learning_rate=learning_rate, clip_norm=clip_norm)
         score = functools.partial(steps.score_step, apply=self._apply)
         train = jax.jit(meshes.over_runs(train, self.mesh, 1), donate_argnums=1)
         score = jax.jit(meshes.over_runs(score, self.mesh, 1))
@@ -124,8 +124,8 @@ class Programs:
         return sum(leaf.size // self.size for leaf in jax.tree.leaves(self.state_shape.params))
 
 
-def _init(key: jax.Array, example: Any, *, model: nn.Module, optimiser: optax.GradientTransformation):
-    return steps.init_state(model.init(key, example)["params"], optimiser)
+def _init(key: jax.Array, example: Any, *, model: nn.Module) -> steps.TrainState:
+    return steps.init_state(model.init(key, example)["params"])
 
 
 def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:

@@ -12,6 +12,7 @@ import optax
 
 from ser_jax.arrays.inputs import Array, Inputs
 from ser_jax.arrays.standardise import Statistics, standardise
+from ser_jax.training import optimiser
 
 MOST_BAD_STEPS = 5
 
@@ -47,7 +48,7 @@ class TrainState(NamedTuple):
 
     Attributes:
       params: Parameters.
-      optimiser: State of the optimiser.
+      adam: State of the optimiser.
       loss_sum: [] f32, weighted cross-entropy summed since the epoch began.
       weight_sum: [] f32, sum of the weights.
       skipped: [] i32, steps skipped for a non-finite gradient, ever.
@@ -55,19 +56,14 @@ class TrainState(NamedTuple):
     """
 
     params: Any
-    optimiser: Any
+    adam: optimiser.Adam
     loss_sum: Array
     weight_sum: Array
     skipped: Array
     bad_steps: Array
 
 
-def make_optimiser(*, learning_rate: float, clip_norm: float) -> optax.GradientTransformation:
-    """Returns Adam behind a clip of the gradient's global norm (protocols, [D])."""
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(learning_rate))
-
-
-def init_state(params: Any, optimiser: optax.GradientTransformation) -> TrainState:
+def init_state(params: Any) -> TrainState:
     """Returns the state of a run before its first step."""
     zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
     return TrainState(params, optimiser.init(params), zero, zero, none, none)
@@ -93,7 +89,8 @@ def train_step(
     mask: Array,
     *,
     apply: Apply,
-    optimiser: optax.GradientTransformation,
+    learning_rate: float,
+    clip_norm: float,
 ) -> TrainState:
     """One update of one run.
 
@@ -107,7 +104,8 @@ def train_step(
       rows: [B] i32, the batch: rows of the bucket.
       mask: [B] bool, True = a real utterance of this run.
       apply: (params, inputs) → logits [B, K].
-      optimiser: The optimiser.
+      learning_rate: Of Adam.
+      clip_norm: Largest global norm of the gradient.
 
     Returns:
       The new state.
@@ -120,18 +118,17 @@ def train_step(
         return total / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), (total, weight)
 
     gradient, (total, weight) = jax.grad(loss, has_aux=True)(state.params)
-    updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
+    norm = optimiser.global_norm(gradient)
     work = jnp.any(mask) & (state.bad_steps < MOST_BAD_STEPS)
-    finite = jnp.isfinite(optax.global_norm(gradient))
+    finite = jnp.isfinite(norm)
     good = work & finite
-
-    def keep(new, old):
-        return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-
+    params, adam = optimiser.update(
+        state.params, state.adam, gradient, norm, good, learning_rate=learning_rate, clip_norm=clip_norm
+    )
     bad = (work & ~finite).astype(jnp.int32)
     return TrainState(
-        params=keep(optax.apply_updates(state.params, updates), state.params),
-        optimiser=keep(optimiser_state, state.optimiser),
+        params=params,
+        adam=adam,
         loss_sum=state.loss_sum + jnp.where(good, total, 0),
         weight_sum=state.weight_sum + jnp.where(good, weight, 0),
         skipped=state.skipped + bad,

@@ -36,11 +36,11 @@ def test_assign_by_hand():
     assert buckets.assign(np.array([1, 10, 11, 20]), np.array([10, 20])).tolist() == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("train_share", [0.0, 1e-9, 0.5, 1.0])
+@pytest.mark.parametrize("train_share", [0.0, 1e-6, 0.5, 1.0])
 def test_extreme_shares(train_share):
     sizes = choose([30, 50, 70, 70, 910], shapes=3, batch_size=2, train_share=train_share)
     assert sizes[-1] == 910
-    if train_share == 1e-9:
+    if train_share == 1e-6:
         assert sizes == [910], "every further bucket costs a batch"
 
 

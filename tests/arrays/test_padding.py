@@ -1,4 +1,4 @@
-"""Padding and cutting into segments: hand-computed, against explicit loops, and indifferent to what the padding holds."""
+"""Padding and cutting into segments: by hand, against explicit loops, and indifferent to what the padding holds."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,104 @@
+"""A protocol as a value: its hash is taken over exactly what it should be."""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from ser_jax.protocols.protocol import Fold, Protocol
+
+TINY = Protocol(
+    name="tiny",
+    corpus="none",
+    classes=("angry", "sad"),
+    label_mapping={"W": "angry", "T": "sad"},
+    ids=("a/1", "a/2", "ä/3", "b/4#1.000-2.500"),
+    labels=("angry", "sad", "", "sad"),
+    speakers=("s1", "s2", "", "s3"),
+    folds=(Fold("s1", "et-v"), Fold("s2", "ve-t")),
+    validation_rule="the next one",
+)
+GOLDEN = "c95a899646658f5605d4f6de404f3108bd14fee9f2597dbee8c9cdce89e1cf45"
+
+
+def test_targets():
+    assert TINY.targets.tolist() == [0, 1, -1, 1] and TINY.targets.dtype == np.int32
+
+
+def test_parts():
+    fold = Fold("f", "tvte-e")
+    assert (fold.train.tolist(), fold.validation.tolist(), fold.test.tolist()) == ([0, 2], [1], [3, 5])
+
+
+def test_hash_is_taken_over_canonical_json():
+    """Written out here, so that another program can recompute it from protocol.json."""
+    text = (
+        '{"classes":["angry","sad"],'
+        '"folds":[{"name":"s1","parts":"et-v"},{"name":"s2","parts":"ve-t"}],'
+        '"label_mapping":{"T":"sad","W":"angry"},'
+        '"metrics":["wa","ua"],'
+        '"refit":"none",'
+        '"utterances":[["a/1","angry","s1"],["a/2","sad","s2"],["ä/3","",""],["b/4#1.000-2.500","sad","s3"]],'
+        '"validation":"the next one"}'
+    )
+    assert TINY.sha256 == hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def test_golden_hash():
+    assert TINY.sha256 == GOLDEN, (
+        "the hash of a protocol has changed: published results name other protocols now, and run directories of "
+        "older versions cannot be resumed; if that is intended, say so in CHANGELOG.md and pin the new hash"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": ("angry", "sad", "", "angry")},
+        {"labels": ("angry", "sad", "sad", "sad")},
+        {"speakers": ("s1", "s2", "s2", "s3")},
+        {"ids": ("a/1", "a/2", "ä/3", "b/4#1.000-2.501")},
+        {"folds": (Fold("s1", "et-t"), Fold("s2", "ve-t"))},
+        {"folds": (Fold("s1", "et-v"),)},
+        {"folds": (Fold("s2", "ve-t"), Fold("s1", "et-v"))},
+        {"classes": ("sad", "angry")},
+        {"label_mapping": {"W": "angry", "T": "sad", "L": "sad"}},
+        {"validation_rule": "another"},
+        {"refit_rule": "train+validation"},
+    ],
+    ids=str,
+)
+def test_whatever_can_change_a_score_changes_the_hash(change):
+    assert dataclasses.replace(TINY, **change).sha256 != TINY.sha256
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "tiny+modified"}, {"corpus": "other"}, {"label_mapping": {"T": "sad", "W": "angry"}}],
+    ids=str,
+)
+def test_names_and_the_order_of_a_mapping_do_not(change):
+    assert dataclasses.replace(TINY, **change).sha256 == TINY.sha256
+
+
+def test_nothing_but_the_utterances_and_their_parts_can_reach_the_hash():
+    """Seeds, features and audio have no field here; a new field must be thought about."""
+    fields = {field.name for field in dataclasses.fields(Protocol)}
+    hashed = {"classes", "label_mapping", "ids", "labels", "speakers", "folds", "validation_rule", "refit_rule"}
+    assert fields == hashed | {"name", "corpus"}
+
+
+def test_json_holds_counts_and_everything_that_is_hashed():
+    text = json.dumps(TINY.to_json())
+    read = json.loads(text)
+    assert read["name"] == "tiny" and read["corpus"] == "none" and read["sha256"] == TINY.sha256
+    assert read["folds"] == [
+        {"name": "s1", "train": 1, "validation": 1, "test": 1, "parts": "et-v"},
+        {"name": "s2", "train": 1, "validation": 1, "test": 1, "parts": "ve-t"},
+    ]
+    hashed = {key: read[key] for key in TINY.value()}
+    hashed["folds"] = [{"name": fold["name"], "parts": fold["parts"]} for fold in read["folds"]]
+    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256(canonical.encode()).hexdigest() == TINY.sha256
