@@ -191,9 +191,7 @@ class Trainer:
                 place = taken[bucket]
                 rows = np.stack([run[bucket].rows[place] for run in batches])
                 mask = np.stack([run[bucket].mask[place] for run in batches])
-                group.state = self.programs.train[bucket](
-                    self.programs.buckets[bucket], group.state, group.constants, *self.programs.put((rows, mask))
-                )
+                group.state = self.programs.train(bucket, group.state, group.constants, rows, mask)
                 taken[bucket] += 1
                 group.step += 1
                 if watch.received is not None:
@@ -238,7 +236,7 @@ class Trainer:
             parts,
             self.settings.batch_size,
         )
-        loss, weight, bad = jax.device_get((group.state.loss_sum, group.state.weight_sum, group.state.bad_steps))
+        counters = jax.device_get(group.state.counters)
         seconds = time.monotonic() - begin
         better = np.zeros(self.programs.size, bool)
         lines, trained, notes = [], 0, []
@@ -248,7 +246,7 @@ class Trainer:
             record.epochs = group.epoch
             record.seconds += seconds / len(active)
             trained += len(run.fold.train)
-            if bad[n] >= MOST_BAD_STEPS or not np.all(np.isfinite(logits[n])):
+            if counters.bad_steps[n] >= MOST_BAD_STEPS or not np.all(np.isfinite(logits[n])):
                 record.status = "diverged"
                 log.error("%s has diverged in epoch %d: non-finite gradients or scores", run.name, group.epoch)
                 continue
@@ -267,7 +265,7 @@ class Trainer:
                     "fold": run.fold.name,
                     "seed": run.seed,
                     "epoch": group.epoch,
-                    "loss": float(loss[n] / max(weight[n], 1e-30)),
+                    "loss": float(counters.loss_sum[n] / max(counters.weight_sum[n], 1e-30)),
                     "validation_loss": scores["loss"],
                     "validation_ua": scores["ua"],
                     "validation_wa": scores["wa"],
@@ -278,7 +276,9 @@ class Trainer:
         if better.any():
             group.best = self.programs.keep_best(group.best, group.state.params, self.programs.put(better))
         zeros = self.programs.put(np.zeros(self.programs.size, np.float32))
-        group.state = group.state._replace(loss_sum=zeros, weight_sum=zeros.copy())
+        group.state = group.state._replace(
+            counters=group.state.counters._replace(loss_sum=zeros, weight_sum=zeros.copy())
+        )
         with (self.workdir / "metrics.jsonl").open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
         advance(len(active), f"{' · '.join(notes)} · {trained / seconds:,.0f} utterances/s")

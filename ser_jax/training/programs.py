@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ser_jax.arrays.dataset import Dataset
 from ser_jax.training import mesh as meshes
+from ser_jax.training import optimiser
 from ser_jax.training import step as steps
 
 
@@ -79,22 +80,50 @@ class Programs:
         run_shape = self._group_shape(constants)
         rows = self._group_shape(jax.ShapeDtypeStruct((batch_size,), jnp.int32))
         mask = self._group_shape(jax.ShapeDtypeStruct((batch_size,), jnp.bool_))
-        train = functools.partial(steps.train_step, apply=self._apply, learning_rate=learning_rate, clip_norm=clip_norm)
+        gradient = functools.partial(steps.gradient_step, apply=self._apply)
         score = functools.partial(steps.score_step, apply=self._apply)
-        train = jax.jit(meshes.over_runs(train, self.mesh, 1), donate_argnums=1)
+        gradient = jax.jit(meshes.over_runs(gradient, self.mesh, 1), donate_argnums=2)
         score = jax.jit(meshes.over_runs(score, self.mesh, 1))
+        moments = functools.partial(optimiser.update_moments, clip_norm=clip_norm)
+        params = functools.partial(optimiser.update_params, learning_rate=learning_rate)
+        self._moments = jax.jit(meshes.over_runs(moments, self.mesh, 0), donate_argnums=0)
+        self._params = jax.jit(meshes.over_runs(params, self.mesh, 0), donate_argnums=0)
 
         def compile_bucket(bucket: steps.Bucket) -> tuple[Callable[..., Any], Callable[..., Any]]:
+            state = self.state_shape
             return (
-                train.lower(bucket, self.state_shape, run_shape, rows, mask).compile(),
-                score.lower(bucket, self.state_shape.params, run_shape.statistics, rows).compile(),
+                gradient.lower(bucket, state.params, state.counters, run_shape, rows, mask).compile(),
+                score.lower(bucket, state.params, run_shape.statistics, rows).compile(),
             )
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             compiled = list(pool.map(compile_bucket, self.buckets))
-        self.train: list[Callable[..., Any]] = [pair[0] for pair in compiled]
-        self.score: list[Callable[..., Any]] = [pair[1] for pair in compiled]
+        self._gradient: list[Callable[..., Any]] = [pair[0] for pair in compiled]
+        self._score: list[Callable[..., Any]] = [pair[1] for pair in compiled]
         self.seconds = time.monotonic() - begin
+
+    def train(self, bucket: int, state: steps.TrainState, run: Any, rows: Any, mask: Any) -> steps.TrainState:
+        """One `train_step` of every run of the group, as three programs (see optimiser.py); the state is consumed.
+
+        Args:
+          bucket: Number of the bucket that the batches are from.
+          state: State of the group.
+          run: Constants of the runs.
+          rows: [R, B] i32.
+          mask: [R, B] bool.
+
+        Returns:
+          The new state.
+        """
+        found, counters = self._gradient[bucket](
+            self.buckets[bucket], state.params, state.counters, run, *self.put((rows, mask))
+        )
+        adam = self._moments(state.adam, found.gradient, found.norm, found.good)
+        return steps.TrainState(self._params(state.params, adam, found.good), adam, counters)
+
+    def score(self, bucket: int, params: Any, statistics: Any, rows: Any) -> jax.Array:
+        """Returns the logits [R, B, K] of one batch [R, B] of rows of every run of the group."""
+        return self._score[bucket](self.buckets[bucket], params, statistics, self.put(rows))
 
     def _apply(self, params: Any, inputs: Any) -> jax.Array:
         return self._model.apply({"params": params}, inputs)  # type: ignore[return-value]

@@ -38,10 +38,8 @@ def group_logits(
     pending = []
     for bucket, count in enumerate(counts):
         for number in range(count):
-            chosen = programs.put(np.stack([run[bucket].rows[number] for run in batches]))
-            pending.append(
-                (bucket, number, programs.score[bucket](programs.buckets[bucket], params, statistics, chosen))
-            )
+            chosen = np.stack([run[bucket].rows[number] for run in batches])
+            pending.append((bucket, number, programs.score(bucket, params, statistics, chosen)))
     scored = [(bucket, number, np.asarray(jax.device_get(logits), np.float64)) for bucket, number, logits in pending]
     results = []
     for place, numbers in enumerate(utterances):

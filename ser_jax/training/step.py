@@ -43,30 +43,54 @@ class RunConstants(NamedTuple):
     class_weights: Array
 
 
-class TrainState(NamedTuple):
-    """State of one run.
+class Counters(NamedTuple):
+    """Sums of one run.
 
     Attributes:
-      params: Parameters.
-      adam: State of the optimiser.
       loss_sum: [] f32, weighted cross-entropy summed since the epoch began.
       weight_sum: [] f32, sum of the weights.
       skipped: [] i32, steps skipped for a non-finite gradient, ever.
       bad_steps: [] i32, the same in a row; at MOST_BAD_STEPS the run has diverged and nothing changes any more.
     """
 
-    params: Any
-    adam: optimiser.Adam
     loss_sum: Array
     weight_sum: Array
     skipped: Array
     bad_steps: Array
 
 
+class TrainState(NamedTuple):
+    """State of one run.
+
+    Attributes:
+      params: Parameters.
+      adam: State of the optimiser.
+      counters: Sums.
+    """
+
+    params: Any
+    adam: optimiser.Adam
+    counters: Counters
+
+
 def init_state(params: Any) -> TrainState:
     """Returns the state of a run before its first step."""
     zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-    return TrainState(params, optimiser.init(params), zero, zero, none, none)
+    return TrainState(params, optimiser.init(params), Counters(zero, zero, none, none))
+
+
+class Gradient(NamedTuple):
+    """Result of one batch.
+
+    Attributes:
+      gradient: A tree like the parameters.
+      norm: [] f32, its global norm.
+      good: [] bool, whether it is to be applied.
+    """
+
+    gradient: Any
+    norm: Array
+    good: Array
 
 
 def take(bucket: Bucket, rows: Array, statistics: Statistics) -> tuple[Inputs, Array]:
@@ -81,6 +105,48 @@ def cross_entropy(logits: Array, targets: Array, weights: Array) -> tuple[Array,
     return jnp.sum(jnp.where(weights > 0, losses, 0) * weights), jnp.sum(weights)
 
 
+def gradient_step(
+    bucket: Bucket, params: Any, counters: Counters, run: RunConstants, rows: Array, mask: Array, *, apply: Apply
+) -> tuple[Gradient, Counters]:
+    """Computes the gradient of one batch of one run.
+
+    The loss is Σ w·ce / max(Σ w, tiny).
+
+    Args:
+      bucket: The bucket that the batch is from.
+      params: Parameters.
+      counters: Sums of the run.
+      run: Statistics and class weights.
+      rows: [B] i32, the batch: rows of the bucket.
+      mask: [B] bool, True = a real utterance of this run.
+      apply: (params, inputs) → logits [B, K].
+
+    Returns:
+      The gradient, not to be applied where the batch holds no real row, it is not finite or the run has diverged; and
+      the new sums.
+    """
+    inputs, targets = take(bucket, rows, run.statistics)
+    weights = jnp.where(mask, run.class_weights[targets], 0)
+
+    def loss(params):
+        total, weight = cross_entropy(apply(params, inputs), targets, weights)
+        return total / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), (total, weight)
+
+    gradient, (total, weight) = jax.grad(loss, has_aux=True)(params)
+    norm = optimiser.global_norm(gradient)
+    work = jnp.any(mask) & (counters.bad_steps < MOST_BAD_STEPS)
+    finite = jnp.isfinite(norm)
+    good = work & finite
+    bad = (work & ~finite).astype(jnp.int32)
+    counters = Counters(
+        loss_sum=counters.loss_sum + jnp.where(good, total, 0),
+        weight_sum=counters.weight_sum + jnp.where(good, weight, 0),
+        skipped=counters.skipped + bad,
+        bad_steps=jnp.where(good, 0, counters.bad_steps + bad),
+    )
+    return Gradient(gradient, norm, good), counters
+
+
 def train_step(
     bucket: Bucket,
     state: TrainState,
@@ -92,48 +158,14 @@ def train_step(
     learning_rate: float,
     clip_norm: float,
 ) -> TrainState:
-    """One update of one run.
+    """One update of one run; arguments as for `gradient_step` and the optimiser.
 
-    The loss is Σ w·ce / max(Σ w, tiny). Where a batch holds no real row, the gradient is not finite or the run has
-    diverged, parameters and optimiser stay as they are, to the bit.
-
-    Args:
-      bucket: The bucket that the batch is from.
-      state: State of the run.
-      run: Statistics and class weights.
-      rows: [B] i32, the batch: rows of the bucket.
-      mask: [B] bool, True = a real utterance of this run.
-      apply: (params, inputs) → logits [B, K].
-      learning_rate: Of Adam.
-      clip_norm: Largest global norm of the gradient.
-
-    Returns:
-      The new state.
+    A gradient that is not to be applied leaves parameters and optimiser as they are, to the bit.
     """
-    inputs, targets = take(bucket, rows, run.statistics)
-    weights = jnp.where(mask, run.class_weights[targets], 0)
-
-    def loss(params):
-        total, weight = cross_entropy(apply(params, inputs), targets, weights)
-        return total / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), (total, weight)
-
-    gradient, (total, weight) = jax.grad(loss, has_aux=True)(state.params)
-    norm = optimiser.global_norm(gradient)
-    work = jnp.any(mask) & (state.bad_steps < MOST_BAD_STEPS)
-    finite = jnp.isfinite(norm)
-    good = work & finite
-    params, adam = optimiser.update(
-        state.params, state.adam, gradient, norm, good, learning_rate=learning_rate, clip_norm=clip_norm
-    )
-    bad = (work & ~finite).astype(jnp.int32)
-    return TrainState(
-        params=params,
-        adam=adam,
-        loss_sum=state.loss_sum + jnp.where(good, total, 0),
-        weight_sum=state.weight_sum + jnp.where(good, weight, 0),
-        skipped=state.skipped + bad,
-        bad_steps=jnp.where(good, 0, state.bad_steps + bad),
-    )
+    found, counters = gradient_step(bucket, state.params, state.counters, run, rows, mask, apply=apply)
+    adam = optimiser.update_moments(state.adam, found.gradient, found.norm, found.good, clip_norm=clip_norm)
+    params = optimiser.update_params(state.params, adam, found.good, learning_rate=learning_rate)
+    return TrainState(params, adam, counters)
 
 
 def score_step(bucket: Bucket, params: Any, statistics: Statistics, rows: Array, *, apply: Apply) -> Array:
