@@ -4,9 +4,12 @@
 Files in `configs/` call `get_config()` and override; `--config.KEY=VALUE` overrides them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+
+from ser_jax.errors import UserError
 
 Config = Any  # An ml_collections.ConfigDict; its attributes are dynamic, so type checkers are told nothing.
 
@@ -65,7 +68,7 @@ def get_config() -> Config:
     model.long_hop = 25  # frames: overlap 25 [P]
     model.filters = 30  # filters of both convolutions [P]
     model.widths = (5, 3)  # widths of the convolutions: frames, pooled frames [P]
-    model.lstm_units = 128  # [P]
+    model.lstm_units = 128  # units of the LSTM [P]
     model.plain_head = (128, 32)  # dense layers of Plain CRNN [P]
     model.hsf_crnn_dense = (128,)  # HSF-CRNN: dense layers after the CRNN [P]
     model.hsf_dense = (1024, 520, 128)  # HSF-CRNN: dense layers after the functionals [P]
@@ -88,3 +91,29 @@ def get_config() -> Config:
     training.compilation_cache = True  # keep compiled programs in the cache folder
     training.preemption_exit_code = 42  # exit code after SIGTERM and a saved checkpoint
     return c.lock()
+
+
+def from_json(values: Mapping[str, Any]) -> Config:
+    """Returns the configuration that a run directory's `config.json` describes.
+
+    Args:
+      values: The parsed file.
+
+    Raises:
+      UserError: If its keys are not those of this version.
+    """
+    config = get_config()
+    _fill(config, values, "")
+    return config
+
+
+def _fill(config: Config, values: Mapping[str, Any], prefix: str) -> None:
+    different = sorted(set(config.keys()) ^ set(values.keys()))
+    if different:
+        names = ", ".join(prefix + name for name in different)
+        raise UserError(f"the run was made by a version with other configuration keys ({names}); train it again")
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _fill(config[name], value, f"{prefix}{name}.")
+        else:
+            config[name] = tuple(value) if isinstance(value, list) else value

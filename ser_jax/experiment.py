@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ser_jax import cache, run_directory
 from ser_jax.arrays.dataset import Dataset, build_dataset
 from ser_jax.config import Config
 from ser_jax.corpora.listing import Unusable
 from ser_jax.corpora.registry import read_corpus
-from ser_jax.corpora.table import Corpus, Rejection, Utterance
+from ser_jax.corpora.table import Corpus, Rejection
 from ser_jax.errors import Diverged, UserError
 from ser_jax.evaluation import predictions as prediction_table
 from ser_jax.evaluation.rejected import write_rejected
@@ -29,7 +28,7 @@ from ser_jax.protocols.protocol import Protocol
 from ser_jax.training import mesh, model_files, scoring
 from ser_jax.training.fit import Settings, Trainer
 from ser_jax.training.programs import Programs, use_compilation_cache
-from ser_jax.training.runs import Run, groups, list_runs
+from ser_jax.training.runs import Run, list_runs
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +40,10 @@ class Material:
     Attributes:
       protocol: The protocol.
       features: Features of exactly its utterances.
-      utterances: Rows of the protocol.
     """
 
     protocol: Protocol
     features: Features
-    utterances: tuple[Utterance, ...]
 
 
 def read(config: Config, rejected: Path) -> Corpus:
@@ -67,9 +64,18 @@ def default_workdir(config: Config, protocol: str, config_file: str) -> Path:
 
 def prepare(config: Config, corpus: Corpus, workdir: Path) -> Material:
     """Extracts the features of a corpus and makes the protocol; what cannot be used is listed in `rejected.csv`."""
-    f = config.features
     name, spec = registry.find_spec(config.protocol.name, corpus)
     corpus = registry.select(spec, corpus)
+    features = extract_features(config, corpus, workdir)
+    protocol, warnings = registry.build_protocol(name, spec, corpus, features.utterances)
+    for warning in warnings:
+        log.warning("note: %s", warning)
+    return Material(protocol, features)
+
+
+def extract_features(config: Config, corpus: Corpus, folder: Path) -> Features:
+    """Extracts the features that the system reads; what cannot be used is listed in `folder/rejected.csv`."""
+    f = config.features
     features = extract(
         corpus,
         logmel_settings(config),
@@ -78,20 +84,38 @@ def prepare(config: Config, corpus: Corpus, workdir: Path) -> Material:
         max_seconds=f.max_seconds,
         max_bad_share=f.max_bad_share,
         workers=f.workers,
-        on_rejected=lambda rejected: _report_rejected(workdir / "rejected.csv", rejected),
+        on_rejected=lambda rejected: _report_rejected(folder / "rejected.csv", rejected),
     )
-    protocol, warnings = registry.build_protocol(name, spec, corpus, features.utterances)
-    for warning in (*corpus.warnings, *warnings):
+    for warning in corpus.warnings:
         log.warning("note: %s", warning)
     for flag, count in features.flagged.items():
         log.info("note: %d recordings are used although %s", count, flag)
-    return Material(protocol, features, features.utterances)
+    return features
 
 
 def logmel_settings(config: Config) -> LogMelSettings:
     """Returns the log-mel front end of the configuration."""
     names = (field.name for field in dataclasses.fields(LogMelSettings))
     return LogMelSettings(**{name: config.features[name] for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """Everything that training and scoring need.
+
+    Attributes:
+      material: Protocol and features.
+      dataset: Padded arrays.
+      programs: Compiled programs.
+      runs: The runs asked for.
+      seconds: Wall times so far.
+    """
+
+    material: Material
+    dataset: Dataset
+    programs: Programs
+    runs: list[Run]
+    seconds: dict[str, float]
 
 
 def train_and_evaluate(config: Config, corpus: Corpus, workdir: Path) -> dict[str, Any]:
@@ -104,17 +128,43 @@ def train_and_evaluate(config: Config, corpus: Corpus, workdir: Path) -> dict[st
 
     Returns:
       The content of `results.json`.
+    """
+    shop = set_up(config, corpus, workdir, training=True)
+    protocol = shop.material.protocol
+    description = {
+        "system": config.system,
+        "classes": list(protocol.classes),
+        "protocol": protocol.name,
+        "protocol_sha256": protocol.sha256,
+        "config": {name: config[name].to_dict() for name in ("features", "model", "training")},
+    }
+    Trainer(protocol, shop.dataset, shop.programs, _loop_settings(config), workdir, description).train(shop.runs)
+    return score(config, shop, workdir)
+
+
+def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, Any]:
+    """Scores the stored models of a finished run again and writes results and report anew.
 
     Raises:
-      UserError: For what the user can mend.
-      Diverged: If runs diverged; everything that can be written is written.
+      UserError: If a run is not finished.
     """
+    shop = set_up(config, corpus, workdir, training=False)
+    missing = [run.name for run in shop.runs if model_files.read_description(workdir / "models" / run.name) is None]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(shop.runs)} runs of {workdir} are not finished ({', '.join(missing[:5])}): "
+            f"run the training command again"
+        )
+    before = run_directory.finished_results(workdir)
+    if before:  # Training, not this command, is what the wall times are about.
+        shop.seconds.update({name: before["seconds"][name] for name in ("features", "compile")})
+    return score(config, shop, workdir)
+
+
+def set_up(config: Config, corpus: Corpus, workdir: Path, *, training: bool) -> Workshop:
+    """Extracts features, makes the protocol, pads and compiles; see `train_and_evaluate` for the arguments."""
     begin = time.monotonic()
-    _check(config)
-    if config.training.compilation_cache:
-        use_compilation_cache(cache.cache_folder() / "xla")
-    jax.config.update("jax_default_matmul_precision", _precision(config.training.precision))
-    devices = mesh.start_devices(config.training.devices)
+    devices = start(config)
     material = prepare(config, corpus, workdir)
     seconds = {"features": time.monotonic() - begin}
     protocol = material.protocol
@@ -127,86 +177,81 @@ def train_and_evaluate(config: Config, corpus: Corpus, workdir: Path) -> dict[st
         *(protocol.name, len(protocol.ids), material.features.seconds.sum(), len(runs), config.system),
     )
     dataset = make_dataset(config, protocol, material.features)
-    programs = make_programs(config, dataset, len(protocol.classes), devices, len(runs))
+    programs = make_programs(config, dataset, len(protocol.classes), devices, len(runs), training=training)
     seconds["compile"] = programs.seconds
     log.info(
-        "compiled %d shapes in %.1f s, padding %.2f, %d runs at once on %s",
-        *(len(dataset.buckets), programs.seconds, dataset.padding_ratio, programs.size, programs.mesh.devices.tolist()),
+        "compiled %d shapes in %.1f s, padding %.2f, %d runs at once on %d of %d %s devices",
+        *(len(dataset.buckets), programs.seconds, dataset.padding_ratio, programs.size),
+        *(programs.mesh.size, len(devices), devices[0].device_kind),
     )
-    before = time.monotonic()
-    trainer = Trainer(protocol, dataset, programs, _loop_settings(config), workdir, _description(config, protocol))
-    trainer.train(runs)
-    seconds["train"] = time.monotonic() - before
-    before = time.monotonic()
-    results = evaluate_runs(config, material, dataset, programs, runs, workdir)
-    seconds["evaluate"] = time.monotonic() - before
-    seconds["total"] = time.monotonic() - begin
-    results["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    run_directory.write_results(workdir, results)
-    write_report(workdir)
-    diverged = [f"{run['fold']}-{run['seed']}" for run in results["runs"] if run["status"] == DIVERGED]
-    if diverged:
-        raise Diverged(
-            f"{len(diverged)} of {len(runs)} runs diverged ({', '.join(diverged[:5])}): try a lower "
-            f"training.learning_rate={config.training.learning_rate:g} or training.clip_norm in another --workdir"
-        )
-    return results
+    return Workshop(material, dataset, programs, runs, seconds)
 
 
-def evaluate_runs(
-    config: Config,
-    material: Material,
-    dataset: Dataset,
-    programs: Programs,
-    runs: Sequence[Run],
-    workdir: Path,
-) -> dict[str, Any]:
-    """Scores the test part of every finished run with its stored model, writes `predictions.csv`, returns results."""
-    protocol = material.protocol
-    descriptions = {run: model_files.read_description(workdir / "models" / run.name) for run in runs}
-    usable = [run for run in runs if (found := descriptions[run]) and found["status"] != DIVERGED]
+def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
+    """Scores the test part of every run with its stored model; writes predictions, results and report.
+
+    Returns:
+      The content of `results.json`.
+    """
+    begin = time.monotonic()
+    protocol = shop.material.protocol
+    descriptions = {run: model_files.read_description(workdir / "models" / run.name) for run in shop.runs}
+    usable = [run for run, found in descriptions.items() if found and found["status"] != DIVERGED]
+    models = [model_files.read_model(workdir / "models" / run.name) for run in usable]
+    tests = [run.fold.test for run in usable]
+    logits = scoring.model_logits(shop.programs, shop.dataset, models, tests, config.training.batch_size)
     rows = []
-    for members in groups(usable, programs.size):
-        idle = programs.size - len(members)
-        models = [model_files.read_model(workdir / "models" / run.name) for run in members]
-        models += models[-1:] * idle
-        params, statistics = jax.tree.map(
-            lambda *leaves: np.stack(leaves),
-            *((model.params, dataset.device_statistics(model.statistics)) for model in models),
+    for run, test, values in zip(usable, tests, logits, strict=True):
+        rows += prediction_table.from_probabilities(
+            [shop.material.features.utterances[number] for number in test],
+            scoring.softmax(values),
+            classes=protocol.classes,
+            fold=run.fold.name,
+            seed=run.seed,
         )
-        tests = [run.fold.test for run in members] + [np.zeros(0, np.int64)] * idle
-        logits = scoring.group_logits(
-            programs, dataset, programs.put(params), programs.put(statistics), tests, config.training.batch_size
-        )
-        for run, test, values in zip(members, tests, logits, strict=False):
-            rows += prediction_table.from_probabilities(
-                [material.utterances[number] for number in test],
-                scoring.softmax(values),
-                classes=protocol.classes,
-                fold=run.fold.name,
-                seed=run.seed,
-            )
     prediction_table.write_predictions(workdir / "predictions.csv", rows, protocol.classes)
-    return summarise(
+    # A run's own seconds outlive interruptions; the clock of this process does not.
+    seconds = shop.seconds | {"train": sum(found["seconds"] for found in descriptions.values() if found)}
+    seconds["evaluate"] = time.monotonic() - begin
+    seconds["total"] = sum(seconds.values())
+    results = summarise(
         rows,
         system=config.system,
-        parameters=programs.parameters,
+        parameters=shop.programs.parameters,
         corpus=protocol.corpus,
-        corpus_sha256=material.features.corpus_sha256,
+        corpus_sha256=shop.material.features.corpus_sha256,
         protocol=protocol.name,
         protocol_sha256=protocol.sha256,
         classes=protocol.classes,
         runs=[
-            {
-                "fold": run.fold.name,
-                "seed": run.seed,
-                "best_epoch": found["best_epoch"] if found else None,
-                "status": found["status"] if found else "missing",
-            }
+            {"fold": run.fold.name, "seed": run.seed, "best_epoch": found["best_epoch"], "status": found["status"]}
             for run, found in descriptions.items()
+            if found
         ],
-        seconds={},
+        seconds={name: round(value, 3) for name, value in seconds.items()},
     )
+    run_directory.write_results(workdir, results)
+    write_report(workdir)
+    return results
+
+
+def check_diverged(results: dict[str, Any]) -> None:
+    """Raises Diverged if runs diverged; everything that can be written has been written."""
+    diverged = [f"{run['fold']}-{run['seed']}" for run in results["runs"] if run["status"] == DIVERGED]
+    if diverged:
+        raise Diverged(
+            f"{len(diverged)} of {len(results['runs'])} runs diverged ({', '.join(diverged[:5])}): try a lower "
+            f"training.learning_rate or training.clip_norm in another --workdir"
+        )
+
+
+def start(config: Config) -> list[Any]:
+    """Checks the configuration, then starts jax as it says; returns the devices."""
+    _check(config)
+    if config.training.compilation_cache:
+        use_compilation_cache(cache.cache_folder() / "xla")
+    jax.config.update("jax_default_matmul_precision", _precision(config.training.precision))
+    return mesh.start_devices(config.training.devices)
 
 
 def make_dataset(config: Config, protocol: Protocol, features: Features) -> Dataset:
@@ -225,8 +270,10 @@ def make_dataset(config: Config, protocol: Protocol, features: Features) -> Data
     )
 
 
-def make_programs(config: Config, dataset: Dataset, classes: int, devices: list[Any], runs: int) -> Programs:
-    """Compiles the programs of a group of runs."""
+def make_programs(
+    config: Config, dataset: Dataset, classes: int, devices: list[Any], runs: int, *, training: bool = True
+) -> Programs:
+    """Compiles the programs of a group of runs; without `training`, only those that score."""
     t = config.training
     automatic = len(devices) if devices[0].platform == "cpu" else -(-runs // len(devices)) * len(devices)
     return Programs(
@@ -238,6 +285,7 @@ def make_programs(config: Config, dataset: Dataset, classes: int, devices: list[
         batch_size=t.batch_size,
         devices=devices,
         size=t.group or min(automatic, runs),
+        training=training,
     )
 
 
@@ -270,18 +318,8 @@ def _loop_settings(config: Config) -> Settings:
     return Settings(**{field.name: config.training[field.name] for field in dataclasses.fields(Settings)})
 
 
-def _description(config: Config, protocol: Protocol) -> dict[str, Any]:
-    """Returns what every model file repeats, so that it can be used without the run directory around it."""
-    return {
-        "system": config.system,
-        "classes": list(protocol.classes),
-        "protocol": protocol.name,
-        "protocol_sha256": protocol.sha256,
-        "config": {name: config[name].to_dict() for name in ("features", "model", "training")},
-    }
-
-
 def _report_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_rejected(path, rejected)
     if rejected:
         log.warning("note: %d recordings cannot be used, see %s", len(rejected), path)

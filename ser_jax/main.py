@@ -35,6 +35,7 @@ def main() -> int:
             print(f"stopped by {stop}; run the same command again to go on from here", file=sys.stderr)
             return 128 + stop.signal if stop.signal == signal.SIGINT else config.training.preemption_exit_code
     print(summary_lines(results, workdir / "report.html"))
+    experiment.check_diverged(results)
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ser_jax import __version__, atomic
-from ser_jax.config import NEUTRAL_KEYS, Config
+from ser_jax.config import NEUTRAL_KEYS, Config, from_json
 from ser_jax.errors import UserError
 from ser_jax.protocols.protocol import Protocol
 
@@ -74,6 +74,18 @@ def finished_results(workdir: Path) -> dict[str, Any] | None:
     """Returns the results of a finished run, or None."""
     path = workdir / "results.json"
     return _read(path) if path.is_file() else None
+
+
+def read_config(workdir: Path) -> Config:
+    """Returns the configuration that a run directory was made with.
+
+    Raises:
+      UserError: If the folder is not a run directory or was made by a version with other keys.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} is not a run directory: there is no config.json; python -m ser_jax.main makes one")
+    return from_json(_read(path))
 
 
 def write_results(workdir: Path, results: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ class Programs:
         batch_size: int,
         devices: list[Any],
         size: int,
+        training: bool,
     ):
         """Puts the data on the devices and compiles every program.
 
@@ -57,6 +58,7 @@ class Programs:
           batch_size: Rows B of a batch.
           devices: Devices; the largest number of them that divides the group is used.
           size: Runs in a group.
+          training: Whether to compile what training needs, too.
         """
         used = max(count for count in range(1, len(devices) + 1) if size % count == 0)
         self.mesh = meshes.run_mesh(devices[:used])
@@ -89,17 +91,18 @@ class Programs:
         self._moments = jax.jit(meshes.over_runs(moments, self.mesh, 0), donate_argnums=0)
         self._params = jax.jit(meshes.over_runs(params, self.mesh, 0), donate_argnums=0)
 
-        def compile_bucket(bucket: steps.Bucket) -> tuple[Callable[..., Any], Callable[..., Any]]:
-            state = self.state_shape
-            return (
-                gradient.lower(bucket, state.params, state.counters, run_shape, rows, mask).compile(),
-                score.lower(bucket, state.params, run_shape.statistics, rows).compile(),
-            )
+        state = self.state_shape
+
+        def compile_gradient(bucket: steps.Bucket) -> Callable[..., Any]:
+            return gradient.lower(bucket, state.params, state.counters, run_shape, rows, mask).compile()
+
+        def compile_score(bucket: steps.Bucket) -> Callable[..., Any]:
+            return score.lower(bucket, state.params, run_shape.statistics, rows).compile()
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            compiled = list(pool.map(compile_bucket, self.buckets))
-        self._gradient: list[Callable[..., Any]] = [pair[0] for pair in compiled]
-        self._score: list[Callable[..., Any]] = [pair[1] for pair in compiled]
+            gradients = pool.map(compile_gradient, self.buckets if training else [])
+            scores = pool.map(compile_score, self.buckets)
+            self._gradient, self._score = list(gradients), list(scores)
         self.seconds = time.monotonic() - begin
 
     def train(self, bucket: int, state: steps.TrainState, run: Any, rows: Any, mask: Any) -> steps.TrainState:

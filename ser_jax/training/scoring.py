@@ -8,6 +8,7 @@ import numpy as np
 
 from ser_jax.arrays import plans
 from ser_jax.arrays.dataset import Dataset
+from ser_jax.training.model_files import Model
 from ser_jax.training.programs import Programs
 
 
@@ -51,6 +52,40 @@ def group_logits(
         results.append(np.stack([by_utterance[number] for number in numbers.tolist()]) if len(numbers) else None)
     classes = next((logits.shape[-1] for _, _, logits in scored), 0)
     return [np.zeros((0, classes)) if result is None else result for result in results]
+
+
+def model_logits(
+    programs: Programs,
+    dataset: Dataset,
+    models: Sequence[Model],
+    utterances: Sequence[np.ndarray],
+    batch_size: int,
+) -> list[np.ndarray]:
+    """Scores with stored models, a group at a time.
+
+    Args:
+      programs: Compiled programs of a group.
+      dataset: All utterances.
+      models: Any number of trained models of that system.
+      utterances: Per model, numbers of the utterances.
+      batch_size: Rows of a batch.
+
+    Returns:
+      Per model [n, K] float64.
+    """
+    results = []
+    for start in range(0, len(models), programs.size):
+        members = list(models[start : start + programs.size])
+        parts = list(utterances[start : start + programs.size])
+        idle = programs.size - len(members)
+        params, statistics = jax.tree.map(
+            lambda *leaves: np.stack(leaves),
+            *((m.params, dataset.device_statistics(m.statistics)) for m in members + members[-1:] * idle),
+        )
+        parts += [np.zeros(0, np.int64)] * idle
+        logits = group_logits(programs, dataset, programs.put(params), programs.put(statistics), parts, batch_size)
+        results += logits[: len(members)]
+    return results
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
