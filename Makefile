@@ -11,7 +11,7 @@ run: $(VENV)/installed
 	$(VENV)/bin/python -m ser_jax.main --config=configs/multi_crnn.py
 
 test: $(VENV)/installed lint
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

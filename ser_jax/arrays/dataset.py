@@ -64,6 +64,12 @@ def _time_arrays(inputs: Inputs) -> tuple[np.ndarray, ...]:
     return (inputs.frames,) if inputs.segments is None else inputs.segments  # type: ignore[return-value]
 
 
+def _aligned(values: np.ndarray | tuple[np.ndarray, ...] | None) -> np.ndarray | tuple[np.ndarray, ...] | None:
+    if isinstance(values, tuple):
+        return tuple(padding.aligned(value) for value in values)
+    return None if values is None else padding.aligned(values)
+
+
 def build_dataset(
     log_mel: Sequence[np.ndarray],
     hsf: np.ndarray | None,
@@ -107,13 +113,12 @@ def build_dataset(
         segments = None
         if form == "literal":
             segments = tuple(padding.cut_segments(frames, lengths[members], *channel)[0] for channel in channels)
-        inputs.append(
-            Inputs(
-                length=lengths[members],
-                frames=frames if segments is None else None,
-                segments=segments,
-                hsf=None if hsf is None else (hsf[members] - hsf_centre).astype(np.float32),
-            )
+        padded = Inputs(
+            length=lengths[members],
+            frames=frames if segments is None else None,
+            segments=segments,
+            hsf=None if hsf is None else (hsf[members] - hsf_centre).astype(np.float32),
         )
+        inputs.append(Inputs(*(_aligned(values) for values in padded)))
         bucket_targets.append(targets[members])
     return Dataset(tuple(inputs), tuple(bucket_targets), number, row, standardise.band_sums(log_mel), hsf, hsf_centre)

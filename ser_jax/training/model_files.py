@@ -7,7 +7,6 @@ file is noticed.
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,4 +87,4 @@ def read_model(folder: Path) -> Model:
 
 def list_models(workdir: Path) -> list[Path]:
     """Returns the folders of all finished runs under `workdir/models`, sorted."""
-    return sorted(path.parent for path in (workdir / "models").glob(f"*{os.sep}{DESCRIPTION}"))
+    return sorted(path.parent for path in (workdir / "models").glob(f"*/{DESCRIPTION}"))

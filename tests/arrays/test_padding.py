@@ -1,5 +1,6 @@
 """Padding and cutting into segments: by hand, against explicit loops, and indifferent to what the padding holds."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -98,3 +99,13 @@ def test_only_the_tail_is_dropped(length, segmentation):
     last = (mask.sum() - 1) * hop + window
     assert seen == set(range(1, min(last, length) + 1))
     assert length - last < hop
+
+
+def test_aligned_copy_is_shared_by_all_cpu_devices():
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    copy = padding.aligned(values)
+    np.testing.assert_array_equal(copy, values)
+    sharding = jax.sharding.NamedSharding(jax.make_mesh((4,), ("run",)), jax.sharding.PartitionSpec())
+    on_devices = jax.device_put(copy, sharding)
+    places = {shard.data.unsafe_buffer_pointer() for shard in on_devices.addressable_shards}
+    assert places == {copy.ctypes.data}
