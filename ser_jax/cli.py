@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -59,25 +60,41 @@ def _parse(arguments: Sequence[str]) -> list[str]:
             _ = flags.FLAGS.config.system  # A file that could not be loaded is reported at its first use only.
         return rest
     except _BAD_VALUES as error:
-        sys.exit(_fail(_flag_message(error)))
+        sys.exit(_fail(_flag_message(error, _config_file(arguments))))
     except (OSError, SyntaxError, ImportError, NameError) as error:
-        sys.exit(_fail(_file_message(arguments, error)))
+        sys.exit(_fail(_file_message(_config_file(arguments), f"{type(error).__name__}: {error}")))
 
 
-def _flag_message(error: Exception) -> str:
+def _config_file(arguments: Sequence[str]) -> str:
+    """Returns the file that --config names, "" without it."""
+    name = ""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, given, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            name = value if given else following
+    return name
+
+
+def _flag_message(error: Exception, file: str = "") -> str:
+    text = str(error)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return f"unknown flag --{error.flagname}; keys are set with --config.KEY=VALUE ({KEYS})"
+    if "parsing config file" in text:  # The message holds the whole traceback of the file.
+        return _file_message(file, text.strip().splitlines()[-1])
+    if "'get_config'" in text or text == "'NoneType' object has no attribute 'system'":
+        return f"--config={file} has no get_config() that returns a configuration; the presets in configs/ have one"
     if isinstance(error, (AttributeError, KeyError)):
-        key, _, hint = str(error.args[0]).replace("\\n", "\n").partition("\n")
-        key = key.strip("\"'\\")
-        return f"the configuration has no key {key!r}{'; ' + hint.strip(chr(34) + chr(39)) if hint else ''} ({KEYS})"
-    return f"{' '.join(str(error).split()).rstrip('.')} ({KEYS})"
+        key = re.search(r"""["'](\w+)\\?["']""", text)
+        meant = re.search(r'Did you mean "(.+?)" instead', text)
+        hint = f"; did you mean {meant[1]!r}?" if meant else ""
+        return f"the configuration has no key {(key[1] if key else text)!r}{hint} ({KEYS})"
+    return f"{' '.join(text.split()).rstrip('.')} ({KEYS})"
 
 
-def _file_message(arguments: Sequence[str], error: Exception) -> str:
-    given = [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-config="))]
-    name = given[-1] if given else ""
+def _file_message(name: str, reason: str) -> str:
     if not os.path.isfile(name):
         return f"--config={name}: there is no such file; the presets are in configs/"
-    return f"--config={name} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"--config={name} cannot be loaded: {' '.join(reason.split())}"
 
 
 def _fail(sentence: str, code: int = EXIT_USER) -> int:

@@ -25,10 +25,16 @@ from ser_jax.features.logmel import LogMelSettings, silence
 from ser_jax.models import build
 from ser_jax.protocols import registry
 from ser_jax.protocols.protocol import Protocol
-from ser_jax.training import mesh, model_files, scoring
+from ser_jax.training import memory, mesh, model_files, scoring
 from ser_jax.training.fit import Settings, Trainer
 from ser_jax.training.programs import Programs, use_compilation_cache
 from ser_jax.training.runs import Run, list_runs
+
+_LEAST = {
+    **dict.fromkeys(("protocol.seeds", "training.epochs", "training.batch_size", "training.shapes"), 1),
+    **dict.fromkeys(("model.filters", "model.lstm_units", "model.short_hop", "model.long_hop"), 1),
+    **dict.fromkeys(("features.workers", "training.devices", "training.group"), 0),
+}
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +58,11 @@ def read(config: Config, rejected: Path) -> Corpus:
     try:
         return read_corpus(c.name, c.root, manifest=c.manifest, allow_missing=c.allow_missing)
     except Unusable as error:
-        rejected.parent.mkdir(parents=True, exist_ok=True)
-        write_rejected(rejected, error.rejected)
+        try:
+            rejected.parent.mkdir(parents=True, exist_ok=True)
+            write_rejected(rejected, error.rejected)
+        except OSError as failure:
+            raise UserError(f"{error}; {rejected} cannot be written either: {failure.strerror}") from None
         raise
 
 
@@ -167,16 +176,16 @@ def set_up(config: Config, corpus: Corpus, workdir: Path, *, training: bool) -> 
     devices = start(config)
     material = prepare(config, corpus, workdir)
     seconds = {"features": time.monotonic() - begin}
-    protocol = material.protocol
+    protocol, p = material.protocol, config.protocol
+    runs = list_runs(protocol, seeds=p.seeds, first_seed=p.seed, folds=p.folds)
     run_directory.record_protocol(workdir, protocol)
     run_directory.record_versions(workdir, f"{len(devices)} x {devices[0].device_kind}")
-    p = config.protocol
-    runs = list_runs(protocol, seeds=p.seeds, first_seed=p.seed, folds=p.folds)
     log.info(
         "%s: %d utterances, %.0f s of speech, %d runs (fold x seed) of %s",
         *(protocol.name, len(protocol.ids), material.features.seconds.sum(), len(runs), config.system),
     )
     dataset = make_dataset(config, protocol, material.features)
+    material.features.log_mel.clear()  # The padded copy serves from here on; one is enough in memory.
     programs = make_programs(config, dataset, len(protocol.classes), devices, len(runs), training=training)
     seconds["compile"] = programs.seconds
     log.info(
@@ -196,7 +205,10 @@ def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
     begin = time.monotonic()
     protocol = shop.material.protocol
     descriptions = {run: model_files.read_description(workdir / "models" / run.name) for run in shop.runs}
-    usable = [run for run, found in descriptions.items() if found and found["status"] != DIVERGED]
+    # A final model has no test part.
+    usable = [
+        run for run, found in descriptions.items() if found and found["status"] != DIVERGED and len(run.fold.test)
+    ]
     models = [model_files.read_model(workdir / "models" / run.name) for run in usable]
     tests = [run.fold.test for run in usable]
     logits = scoring.model_logits(shop.programs, shop.dataset, models, tests, config.training.batch_size)
@@ -247,10 +259,11 @@ def check_diverged(results: dict[str, Any]) -> None:
 
 def start(config: Config) -> list[Any]:
     """Checks the configuration, then starts jax as it says; returns the devices."""
-    _check(config)
+    check(config)
     if config.training.compilation_cache:
         use_compilation_cache(cache.cache_folder() / "xla")
     jax.config.update("jax_default_matmul_precision", _precision(config.training.precision))
+    memory.keep_freed_memory()
     return mesh.start_devices(config.training.devices)
 
 
@@ -289,21 +302,28 @@ def make_programs(
     )
 
 
-def _check(config: Config) -> None:
-    """Refuses values that no run can be made with, before anything expensive happens."""
-    t = config.training
+def check(config: Config) -> None:
+    """Refuses values that no run can be made with, before anything expensive happens.
+
+    Raises:
+      UserError: Names the key, the value and what is possible.
+    """
+    t, m = config.training, config.model
+    if len(m.widths) != 2 or min(m.widths) < 1:
+        raise UserError(f"model.widths={tuple(m.widths)}; it must be two widths of at least 1, such as (5,3)")
     build.build_model(config, 2)
-    limits = (("epochs", t.epochs), ("batch_size", t.batch_size), ("shapes", t.shapes))
-    for name, value in limits:
-        if value < 1:
-            raise UserError(f"training.{name}={value}; it must be at least 1")
+    window = m.widths[0] + 2 * m.widths[1] + 4  # leaves one row after both convolutions and max-pools
+    for key, least in (_LEAST | {"model.short_window": window, "model.long_window": window}).items():
+        section, _, name = key.partition(".")
+        if config[section][name] < least:
+            raise UserError(f"{key}={config[section][name]}; it must be at least {least}")
     for name, value in (("learning_rate", t.learning_rate), ("clip_norm", t.clip_norm)):
         if not value > 0:
             raise UserError(f"training.{name}={value}; it must be above 0")
     choices = (
         ("training.class_weights", t.class_weights, ("none", "balanced")),
         ("training.precision", t.precision, ("float32", "tf32")),
-        ("model.form", config.model.form, ("fast", "literal")),
+        ("model.form", m.form, ("fast", "literal")),
     )
     for name, value, known in choices:
         if value not in known:

@@ -22,6 +22,7 @@ def main() -> int:
     from ser_jax.training.interrupt import Interrupted
 
     config = CONFIG.value
+    experiment.check(config)
     corpus = experiment.read(config, Path(WORKDIR.value or "runs") / "rejected.csv")
     name = corpus.protocol if config.protocol.name == "auto" else config.protocol.name
     config_file = config_flags.get_config_filename(flags.FLAGS["config"]) if flags.FLAGS["config"].present else ""

@@ -17,6 +17,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scip
 def open_directory(workdir: Path, config: Config) -> None:
     """Makes a run directory, or checks that an existing one was made with the same configuration.
 
+    Until `protocol.json` is there nothing has been trained: a command that was refused may be mended and run again.
+
     Args:
       workdir: The folder.
       config: The resolved configuration; `config.json` is written from it.
@@ -26,7 +28,7 @@ def open_directory(workdir: Path, config: Config) -> None:
     """
     resolved = json.loads(config.to_json())
     path = workdir / "config.json"
-    if path.is_file():
+    if path.is_file() and (workdir / "protocol.json").is_file():
         different = _differences(_read(path), resolved)
         if different:
             raise UserError(

@@ -54,7 +54,22 @@ def restore(checkpoints: ocp.CheckpointManager) -> dict[str, Any] | None:
 
 
 def restore_arrays(checkpoints: ocp.CheckpointManager, like: Any) -> Any:
-    """Returns the arrays of the newest checkpoint as NumPy arrays, in the structure of `like`."""
+    """Returns the arrays of the newest checkpoint as NumPy arrays.
+
+    Args:
+      checkpoints: The open manager.
+      like: Arrays or shapes in the structure that was saved; their run axis may have another length.
+
+    Raises:
+      UserError: If the shapes of a run differ. (Orbax does not mind.)
+    """
     target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
     number = checkpoints.latest_step()
-    return checkpoints.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target)))["arrays"]
+    found = checkpoints.restore(number, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(target)))["arrays"]
+    for saved, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(target), strict=True):
+        if saved.shape[1:] != wanted.shape[1:]:
+            raise UserError(
+                f"{checkpoints.directory}: checkpoint {number} is of another system (an array is "
+                f"{saved.shape[1:]}, here {wanted.shape[1:]}); delete the folder and run again"
+            )
+    return found

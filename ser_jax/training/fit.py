@@ -170,7 +170,10 @@ class Trainer:
     def _resume(self, checkpoints: Any, runs: list[Run], position: dict[str, Any]) -> Group:
         shape = self.programs.state_shape
         saved = checkpoint.restore_arrays(checkpoints, {"state": shape, "best": shape.params})
-        arrays = self.programs.put(saved)
+        # The saved group may have been of another size: only its runs are taken over.
+        arrays = self.programs.put(
+            self._stack([jax.tree.map(lambda leaf, n=n: leaf[n], saved) for n in range(len(runs))])
+        )
         records = [Record(**record) for record in position["records"]]
         self._drop_metrics(runs, after=position["epoch"] - 1)
         return Group(
@@ -205,6 +208,8 @@ class Trainer:
             if watch.received is not None:
                 raise Interrupted(watch.received)
         self._write_models(group)
+        if watch.received is not None:
+            raise Interrupted(watch.received)
 
     def _members(self, group: Group) -> list[tuple[Run, Record | None]]:
         """Returns the runs of a group with their records; None for the repeated run of a group that is not full."""

@@ -73,9 +73,8 @@ def update_moments(state: Adam, gradient: Any, norm: Array, good: Array, *, clip
 
 def update_params(params: Any, state: Adam, good: Array, *, learning_rate: float) -> Any:
     """Moves the parameters along the moments of `update_moments`; with `good` False they stay, to the bit."""
-    count = state.count.astype(jnp.float32)
-    correction1 = 1 - DECAY1**count
-    correction2 = 1 - DECAY2**count
+    correction1 = 1 - DECAY1**state.count
+    correction2 = 1 - DECAY2**state.count
 
     def move(value, moment1, moment2):
         step = (moment1 / correction1) / (jnp.sqrt(moment2 / correction2) + EPSILON)

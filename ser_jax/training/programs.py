@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ser_jax.arrays.dataset import Dataset
 from ser_jax.training import mesh as meshes
@@ -148,7 +149,7 @@ class Programs:
           keys: One number per run, from which its parameters are drawn.
         """
         states = [jax.device_get(self._init(jax.random.key(key), self._example)) for key in keys]
-        return self.put(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+        return self.put(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
 
     @functools.cached_property
     def parameters(self) -> int:

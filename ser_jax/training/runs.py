@@ -35,7 +35,7 @@ def list_runs(protocol: Protocol, *, seeds: int, first_seed: int, folds: str) ->
     if seeds < 1:
         raise UserError(f"protocol.seeds={seeds}; at least one seed is needed")
     by_name = {fold.name: fold for fold in protocol.folds}
-    wanted = [name.strip() for name in folds.split(",") if name.strip()] or list(by_name)
+    wanted = list(dict.fromkeys(name.strip() for name in folds.split(",") if name.strip())) or list(by_name)
     unknown = [name for name in wanted if name not in by_name]
     if unknown:
         raise UserError(

@@ -125,6 +125,8 @@ def gradient_step(
       The gradient, not to be applied where the batch holds no real row, it is not finite or the run has diverged; and
       the new sums.
     """
+    # What fills the batch up repeats its first real row: 0 · NaN would otherwise reach the gradient.
+    rows = jnp.where(mask, rows, rows[jnp.argmax(mask)])
     inputs, targets = take(bucket, rows, run.statistics)
     weights = jnp.where(mask, run.class_weights[targets], 0)
 

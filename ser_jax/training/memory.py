@@ -1,0 +1,20 @@
+"""Keeps freed memory in the process.
+
+A train step allocates and frees its temporaries, tens of megabytes each. By default glibc returns such blocks to the
+kernel, which clears them page by page when the next step asks again. For HSF-CRNN that was a third of the time:
+10 million page faults in 346 steps, 18 of 50 s; with this, 1,800 faults and 0.2 s.
+"""
+
+import ctypes
+
+# Parameters of mallopt(3), from malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to reuse freed blocks of up to 1 GiB; call it before jax starts. Returns whether it did."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False  # Another C library, which has its own ways.
+    return bool(mallopt(_MMAP_THRESHOLD, 2**30) and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_ARENA_MAX, 1))
