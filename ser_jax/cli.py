@@ -19,7 +19,9 @@ BASE_CONFIG = os.path.join(os.path.dirname(__file__), "config.py")
 
 
 def define_config() -> flags.FlagHolder:
-    """Defines `--config=FILE` (default: the base configuration) and `--config.KEY=VALUE`."""
+    """Defines `--config=FILE` (default: the base configuration) and `--config.KEY=VALUE`, in any order."""
+    # The library wants the file before the keys.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: not argument.startswith("--config="))
     try:
         return config_flags.DEFINE_config_file("config", BASE_CONFIG, "Configuration file.", lock_config=True)
     except _BAD_VALUES as error:  # Without --config, the overrides are applied to the default here.

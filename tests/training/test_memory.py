@@ -1,4 +1,4 @@
-"""Freed blocks stay with the process: the page faults of a repeated large allocation are counted in a process of its own."""
+"""Freed blocks stay with the process: page faults of repeated large allocations, counted in processes of their own."""
 
 import platform
 import subprocess

@@ -1,0 +1,137 @@
+"""Commands as tests run them, and what they leave behind."""
+
+import csv
+import dataclasses
+import json
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEAKERS = ("03", "08", "09", "10")
+SLOW = 600  # s, for a machine under load: a command that takes longer hangs
+
+# Small enough to compile in seconds; two devices on every machine, so that runs are grouped alike.
+TINY = (
+    "--config.system=plain_crnn",
+    "--config.model.filters=4",
+    "--config.model.lstm_units=8",
+    "--config.model.plain_head=(8,)",
+    "--config.training.epochs=2",
+    "--config.training.shapes=1",
+    "--config.training.devices=2",
+)
+
+
+# Starting Python and importing jax takes longer than most of these commands, so they run in forks of one process that
+# has done both; a few run as a user runs them.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["ser_jax.experiment", "ser_jax.cross_corpus"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """What a command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def refusal(self) -> str:
+        """The one sentence of a command that was refused."""
+        errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert (self.code, len(errors)) == (2, 1) and "Traceback" not in self.err, self
+        return errors[0].removeprefix("error: ")
+
+
+class Started:
+    """A command under way: `python -m module arguments`, in a fork."""
+
+    def __init__(self, *arguments: str, module: str = "ser_jax.main"):
+        self._folder = tempfile.TemporaryDirectory()
+        self._process = FORKS.Process(target=_perform, args=(module, arguments, self._folder.name))
+        self._process.start()
+
+    def send(self, number: int) -> None:
+        assert self._process.pid is not None and self.running
+        os.kill(self._process.pid, number)
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def wait(self) -> Ended:
+        self._process.join(SLOW)
+        if self.running:
+            self._process.kill()
+            pytest.fail("the command hangs")
+        code = self._process.exitcode
+        assert code is not None
+        with self._folder as folder:
+            return Ended(code, (Path(folder) / "1").read_text(), (Path(folder) / "2").read_text())
+
+
+def _perform(module: str, arguments: Iterable[str], folder: str) -> None:
+    """Becomes the command, its output redirected into two files of `folder`."""
+    for stream in (1, 2):
+        os.dup2(os.open(f"{folder}/{stream}", os.O_WRONLY | os.O_CREAT), stream)
+    os.chdir(ROOT)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def command(*arguments: str, module: str = "ser_jax.main") -> Ended:
+    """Runs a command to its end."""
+    return Started(*arguments, module=module).wait()
+
+
+def real_command(*arguments: str, module: str = "ser_jax.main", **environment: str) -> Ended:
+    """Runs a command as a user does."""
+    process = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environment,
+        timeout=SLOW,
+    )
+    return Ended(process.returncode, process.stdout, process.stderr)
+
+
+def train(workdir: Path, *arguments: str) -> dict[str, Any]:
+    """Runs the train command, which must succeed, and returns the results."""
+    ended = command(*TINY, f"--workdir={workdir}", *arguments)
+    assert ended.code == 0, ended.err
+    return read_json(workdir / "results.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files_and_times(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def feature_store() -> dict[str, int]:
+    return files_and_times(Path(os.environ["XDG_CACHE_HOME"]) / "ser_jax/features")
+
+
+def probabilities(workdir: Path) -> np.ndarray:
+    rows = read_table(workdir / "predictions.csv")
+    return np.array([[float(value) for name, value in row.items() if name.startswith("p_")] for row in rows])

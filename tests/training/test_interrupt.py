@@ -1,0 +1,80 @@
+"""Signals: noted, not obeyed at once; a second Ctrl-C is; the handlers of before come back."""
+
+import signal
+
+import pytest
+
+from ser_jax.training.interrupt import Interrupted, Watch
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+
+@pytest.fixture(autouse=True)
+def earlier():
+    """Handlers that would notice a signal that Watch lets through; returns what they noticed."""
+    noticed = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda n, _: noticed.append(n)) for number in numbers}
+    yield noticed
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_nothing_received():
+    with Watch() as watch:
+        assert watch.received is None
+
+
+@BOTH
+def test_noted(number, earlier):
+    with Watch() as watch:
+        signal.raise_signal(number)
+        assert watch.received == number
+    assert earlier == []
+
+
+@BOTH
+def test_handlers_come_back(number, earlier):
+    handler = signal.getsignal(number)
+    with Watch():
+        assert signal.getsignal(number) != handler
+    assert signal.getsignal(number) is handler
+    with pytest.raises(RuntimeError), Watch():
+        raise RuntimeError
+    assert signal.getsignal(number) is handler
+    signal.raise_signal(number)
+    assert earlier == [number]
+
+
+def test_second_ctrl_c_breaks_off():
+    with pytest.raises(KeyboardInterrupt), Watch():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_second_sigterm_does_not():
+    """Schedulers repeat it; the save that is under way goes on."""
+    with Watch() as watch:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert watch.received == signal.SIGTERM
+
+
+def test_ctrl_c_after_sigterm_is_a_first_one():
+    with Watch() as watch:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert watch.received == signal.SIGINT
+
+
+def test_a_watch_can_be_entered_again():
+    watch = Watch()
+    with watch:
+        signal.raise_signal(signal.SIGTERM)
+    with watch:
+        assert watch.received is None
+
+
+def test_interrupted_says_by_what():
+    error = Interrupted(signal.SIGTERM)
+    assert str(error) == "SIGTERM" and error.signal == signal.SIGTERM

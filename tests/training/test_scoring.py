@@ -1,0 +1,101 @@
+"""Scoring: every utterance once, in the order asked for, whatever the batch size (R15); softmax."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ser_jax.arrays.standardise import standardise
+from ser_jax.training import scoring
+from ser_jax.training.model_files import Model
+
+pytestmark = pytest.mark.xdist_group("training")
+EVERYONE = len(tiny.protocol().ids)
+
+
+class Echo:
+    """Instead of programs: the logits of a row say which run asked for which utterance."""
+
+    size = 2
+
+    def score(self, bucket: int, params: Any, statistics: Any, rows: np.ndarray) -> np.ndarray:
+        members = tiny.dataset().utterances(bucket)[rows]
+        self.asked = getattr(self, "asked", 0) + rows.size
+        return np.stack([np.full(rows.shape, np.array(params)[:, None]), members], axis=-1)
+
+
+parts = st.lists(st.integers(0, EVERYONE - 1), unique=True).map(lambda numbers: np.array(numbers, np.int64))
+
+
+@settings(deadline=None, max_examples=100)
+@given(first=parts, second=parts, batch_size=st.integers(1, EVERYONE + 3))
+def test_every_utterance_once_in_the_order_given(first, second, batch_size):
+    echo: Any = Echo()
+    found = scoring.group_logits(echo, tiny.dataset(), [10, 20], None, [first, second], batch_size)
+    for run, part, logits in ((10, first, found[0]), (20, second, found[1])):
+        assert len(logits) == len(part) and logits.dtype == np.float64
+        if len(part):
+            assert logits.tolist() == [[run, number] for number in part]
+    needed = [[len(rows) for rows in tiny.dataset().rows(part)] for part in (first, second)]
+    batches = sum(-(-max(counts) // batch_size) for counts in zip(*needed, strict=True))
+    assert getattr(echo, "asked", 0) == 2 * batches * batch_size, "no batch more than the longer part needs"
+
+
+@pytest.mark.parametrize("batch_size", range(1, EVERYONE + 1))
+def test_any_batch_size(batch_size):
+    echo: Any = Echo()
+    everyone = np.arange(EVERYONE)
+    found = scoring.group_logits(echo, tiny.dataset(), [0, 1], None, [everyone, everyone[::-1]], batch_size)
+    assert [logits[:, 1].tolist() for logits in found] == [everyone.tolist(), everyone[::-1].tolist()]
+
+
+def direct(params: Any, statistics: Any, numbers: np.ndarray) -> np.ndarray:
+    """One utterance at a time, standardised in NumPy."""
+    data, rows = tiny.dataset(), []
+    for number in numbers.tolist():
+        inputs = jax.tree.map(lambda leaf, n=number: leaf[data.row[n]][None], data.buckets[data.bucket[number]])
+        rows.append(jitted_apply(params, standardise(inputs, statistics, np))[0])
+    return np.stack(rows)
+
+
+jitted_apply = jax.jit(tiny.apply)
+
+
+def random_model(number: int) -> Model:
+    run = tiny.runs()[number]
+    params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(tiny.programs(2, 2).init([number, 0]).params))
+    return Model({}, params, tiny.dataset().statistics(run.fold.train))
+
+
+def test_group_and_models_against_one_utterance_at_a_time():
+    """Three models in groups of two: the last group is not full; one model has nothing to score."""
+    models = [random_model(number) for number in range(3)]
+    rng = np.random.default_rng(0)
+    asked = [rng.permutation(EVERYONE)[:21], np.zeros(0, np.int64), rng.permutation(EVERYONE)]
+    found = scoring.model_logits(tiny.programs(2, 2), tiny.dataset(), models, asked, tiny.BATCH)
+    assert [logits.shape for logits in found] == [(21, 4), (0, 4), (EVERYONE, 4)]
+    for model, numbers, logits in zip(models, asked, found, strict=True):
+        if len(numbers):
+            expected = direct(model.params, tiny.dataset().device_statistics(model.statistics), numbers)
+            np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_nothing_to_score():
+    none = np.zeros(0, np.int64)
+    echo: Any = Echo()
+    found = scoring.group_logits(echo, tiny.dataset(), [0, 1], None, [none, none], 4)
+    assert [len(logits) for logits in found] == [0, 0]
+    assert scoring.model_logits(tiny.programs(2, 2), tiny.dataset(), [], [], 4) == []
+
+
+def test_softmax_against_scipy():
+    logits = np.random.default_rng(0).normal(size=(50, 4)) * np.logspace(-3, 3.5, 50)[:, None]
+    np.testing.assert_allclose(scoring.softmax(logits), scipy.special.softmax(logits, axis=-1), rtol=1e-11)
+    expected = scipy.special.log_softmax(logits, axis=-1)
+    np.testing.assert_allclose(scoring.log_softmax(logits), expected, rtol=1e-11, atol=1e-15)
+    assert np.all(np.isfinite(scoring.log_softmax(np.array([[1e300, -1e300]]))))
