@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def _time_arrays(inputs: Inputs) -> tuple[np.ndarray, ...]:
     return (inputs.frames,) if inputs.segments is None else inputs.segments  # type: ignore[return-value]
 
 
-def _aligned(values: np.ndarray | tuple[np.ndarray, ...] | None) -> np.ndarray | tuple[np.ndarray, ...] | None:
+def _aligned(values: Any) -> Any:
     if isinstance(values, tuple):
         return tuple(padding.aligned(value) for value in values)
     return None if values is None else padding.aligned(values)
