@@ -88,6 +88,7 @@ def test_interrupted_workers_are_silent(tmp_path):
         import os, signal
         from ser_jax.features import workers
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # A job in the background starts with it ignored.
         for _ in workers.run(abs, [-1, -2, -3], 2, processes=True):
             os.killpg(0, signal.SIGINT)  # one worker is waiting for work, the other is just starting
         """,
