@@ -4,7 +4,7 @@ What the paper says, as it says it; what it leaves open is marked [D] in ser_jax
 
     python -m ser_jax.main --config=configs/multi_crnn.py --config.corpus.name=emodb --config.corpus.root=/data/emodb
 
-@@multi@@
+EMO-DB: about 8 minutes on 2 cores, UA 76.5 % (README, "Results").
 """
 
 from ser_jax import config as base
