@@ -61,8 +61,8 @@ class Dataset:
         return float(held / max(self.sums.frames.sum(), 1))
 
 
-def _time_arrays(inputs: Inputs) -> tuple[np.ndarray, ...]:
-    return (inputs.frames,) if inputs.segments is None else inputs.segments  # type: ignore[return-value]
+def _time_arrays(inputs: Inputs) -> tuple[Any, ...]:
+    return (inputs.frames,) if inputs.segments is None else inputs.segments
 
 
 def _aligned(values: Any) -> Any:

@@ -5,9 +5,9 @@ all without padding; as mathematics both convolutions are one-dimensional over t
 
 literal: the paper cuts overlapping segments of W frames and runs the CNN on each. It is the oracle.
 fast: with VALID padding an output depends only on the frames under it, so whatever neighbouring segments share is
-computed
-once over the whole utterance. The CNN has stride 4: where the hop is a multiple of 4 the whole CNN is shared and a
-segment is a slice of its output; for any other hop the first convolution and a stride-1 running maximum are shared.
+computed once over the whole utterance. The CNN has stride 4: where the hop is a multiple of 4 the whole CNN is shared
+and a segment is a slice of its output; for any other hop the first convolution and a stride-1 running maximum are
+shared.
 
 Max-pool is the maximum of three strided slices (its gradient is several times faster than that of a windowed
 reduction), and it comes before the ReLU: same values, fewer of them.

@@ -1,9 +1,8 @@
 """The only training loop: groups of runs, epoch by epoch, until every run of the protocol has its model file.
 
 Per epoch each run trains on a permutation of its training part, then scores its validation part; the parameters of the
-best epoch are kept
-(higher validation UA, then lower validation loss). The loop resumes from the newest checkpoint, at the step where that
-was saved.
+best epoch are kept (higher validation UA, then lower validation loss). The loop resumes from the newest checkpoint, at
+the step where that was saved.
 """
 
 import dataclasses
@@ -19,8 +18,9 @@ import numpy as np
 from ser_jax import atomic, metrics
 from ser_jax.arrays import plans
 from ser_jax.arrays.dataset import Dataset
+from ser_jax.arrays.standardise import Statistics
 from ser_jax.progress import Advance, progress
-from ser_jax.protocols.protocol import Protocol
+from ser_jax.protocols.protocol import Fold, Protocol
 from ser_jax.training import checkpoint, model_files, scoring
 from ser_jax.training.interrupt import Interrupted, Watch
 from ser_jax.training.programs import Programs
@@ -111,6 +111,7 @@ class Trainer:
         self.description = description
         fold_rows = [dataset.rows(fold.train) for fold in protocol.folds]
         self.steps = plans.steps_per_bucket(fold_rows, settings.batch_size)
+        self._statistics: dict[str, Statistics] = {}
 
     def train(self, runs: list[Run]) -> None:
         """Trains every run that has no model file yet.
@@ -150,9 +151,15 @@ class Trainer:
                 weights = np.ones(len(counts))
                 if self.settings.class_weights == "balanced":
                     weights = len(train) / (len(counts) * counts)
-                statistics = self.dataset.device_statistics(self.dataset.statistics(train))
+                statistics = self.dataset.device_statistics(self._fold_statistics(run.fold))
                 by_fold[run.fold.name] = RunConstants(statistics, weights.astype(np.float32))
         return self.programs.put(self._stack([by_fold[run.fold.name] for run in runs]))
+
+    def _fold_statistics(self, fold: Fold) -> Statistics:
+        """Returns the statistics of a fold's training part: one for all seeds, for training and the model file."""
+        if fold.name not in self._statistics:
+            self._statistics[fold.name] = self.dataset.statistics(fold.train)
+        return self._statistics[fold.name]
 
     def _folder(self, run: Run) -> Path:
         return self.workdir / "models" / run.name
@@ -323,7 +330,7 @@ class Trainer:
                 self._folder(run),
                 description,
                 None if failed else jax.tree.map(lambda leaf, n=n: leaf[n], best),
-                None if failed else self.dataset.statistics(run.fold.train),
+                None if failed else self._fold_statistics(run.fold),
             )
 
 

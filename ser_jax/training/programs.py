@@ -48,7 +48,7 @@ class Programs:
         size: int,
         training: bool,
     ):
-        """Puts the data on the devices and compiles every program.
+        """Puts the data on the devices and compiles the programs of every bucket.
 
         Args:
           model: The system.
@@ -129,8 +129,8 @@ class Programs:
         """Returns the logits [R, B, K] of one batch [R, B] of rows of every run of the group."""
         return self._score[bucket](self.buckets[bucket], params, statistics, self.put(rows))
 
-    def _apply(self, params: Any, inputs: Any) -> jax.Array:
-        return self._model.apply({"params": params}, inputs)  # type: ignore[return-value]
+    def _apply(self, params: Any, inputs: Any) -> Any:
+        return self._model.apply({"params": params}, inputs)
 
     def _group_shape(self, tree: Any) -> Any:
         sharding = meshes.per_run(self.mesh)
