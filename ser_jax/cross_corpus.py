@@ -79,20 +79,21 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
     """
     begin = time.monotonic()
     devices = experiment.start(own)
-    models = [model_files.read_model(folder) for folder in model_files.list_models(workdir)]
-    models = [model for model in models if model.description["status"] != DIVERGED]
-    if not models:
+    descriptions = {folder: model_files.read_description(folder) for folder in model_files.list_models(workdir)}
+    trained = {folder: found for folder, found in descriptions.items() if found and found["status"] != DIVERGED}
+    if not trained:
         raise UserError(f"{workdir} holds no trained model; run the training command again to finish it")
-    classes = models[0].description["classes"]
+    classes = next(iter(trained.values()))["classes"]
     corpus = relabel(experiment.read(asked, output / "rejected.csv"), labels, classes)
     features = experiment.extract_features(own, corpus, output)
     seconds = {"features": time.monotonic() - begin}
     protocol = _protocol(corpus, features.utterances, classes)
     dataset = experiment.make_dataset(own, protocol, features)
-    programs = experiment.make_programs(own, dataset, len(classes), devices, len(models), training=False)
-    log.info("the ensemble of %d models of %s scores %d utterances", len(models), workdir, len(protocol.ids))
+    programs = experiment.make_programs(own, dataset, len(classes), devices, len(trained), training=False)
+    log.info("the ensemble of %d models of %s scores %d utterances", len(trained), workdir, len(protocol.ids))
     everything = np.arange(len(protocol.ids))
-    logits = scoring.model_logits(programs, dataset, models, [everything] * len(models), own.training.batch_size)
+    models = map(model_files.read_model, trained)
+    logits = scoring.model_logits(programs, dataset, models, [everything] * len(trained), own.training.batch_size)
     probabilities = np.mean([scoring.softmax(values) for values in logits], axis=0)
     rows = prediction_table.from_probabilities(
         features.utterances, probabilities, classes=classes, fold=ENSEMBLE, seed=0

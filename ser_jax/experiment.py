@@ -209,7 +209,7 @@ def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
     usable = [
         run for run, found in descriptions.items() if found and found["status"] != DIVERGED and len(run.fold.test)
     ]
-    models = [model_files.read_model(workdir / "models" / run.name) for run in usable]
+    models = (model_files.read_model(workdir / "models" / run.name) for run in usable)
     tests = [run.fold.test for run in usable]
     logits = scoring.model_logits(shop.programs, shop.dataset, models, tests, config.training.batch_size)
     rows = []

@@ -21,7 +21,7 @@ from ser_jax.arrays.dataset import Dataset
 from ser_jax.arrays.standardise import Statistics
 from ser_jax.progress import Advance, progress
 from ser_jax.protocols.protocol import Fold, Protocol
-from ser_jax.training import checkpoint, model_files, scoring
+from ser_jax.training import checkpoint, memory, model_files, scoring
 from ser_jax.training.interrupt import Interrupted, Watch
 from ser_jax.training.programs import Programs
 from ser_jax.training.runs import Run, groups
@@ -139,6 +139,7 @@ class Trainer:
                     pending = [run for run in pending if run not in resumed]
                 for members in groups(pending, self.programs.size):
                     self._drop_metrics(members, after=0)
+                    memory.return_freed_memory()
                     self._train_group(self._new_group(members), checkpoints, watch, advance)
 
     def constants(self, runs: list[Run]) -> RunConstants:

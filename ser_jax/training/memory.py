@@ -1,8 +1,9 @@
-"""Keeps freed memory in the process.
+"""Keeps freed memory in the process while a group of runs trains, and gives it back between groups.
 
 A train step allocates and frees its temporaries, tens of megabytes each. By default glibc returns such blocks to the
 kernel, which clears them page by page when the next step asks again. For HSF-CRNN that was a third of the time:
-10 million page faults in 346 steps, 18 of 50 s; with this, 1,800 faults and 0.2 s.
+10 million page faults in 346 steps, 18 of 50 s; with this, 1,800 faults and 0.2 s. What is kept becomes ever more
+scattered when groups come and go, so between them it is returned: 30 runs of HSF-CRNN peaked at 2.5 GB without that.
 """
 
 import ctypes
@@ -18,3 +19,10 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False  # Another C library, which has its own ways.
     return bool(mallopt(_MMAP_THRESHOLD, 2**30) and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_ARENA_MAX, 1))
+
+
+def return_freed_memory() -> None:
+    """Hands free pages back to the kernel; where there is no glibc, nothing happens."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

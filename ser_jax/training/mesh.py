@@ -1,8 +1,8 @@
 """Devices, and functions of one run spread over many.
 
 On a CPU every core is one virtual device and trains one run at a time: two runs side by side are faster than one run
-on two cores, and
-XLA's convolution is ten times slower inside a loop. On an accelerator a device holds many runs under `vmap`.
+on two cores, and XLA's convolution is ten times slower inside a loop. On an accelerator a device holds many runs under
+`vmap`.
 """
 
 import os

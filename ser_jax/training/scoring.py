@@ -1,6 +1,7 @@
 """Logits of many utterances for the runs of a group, in the training buckets."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -57,7 +58,7 @@ def group_logits(
 def model_logits(
     programs: Programs,
     dataset: Dataset,
-    models: Sequence[Model],
+    models: Iterable[Model],
     utterances: Sequence[np.ndarray],
     batch_size: int,
 ) -> list[np.ndarray]:
@@ -66,7 +67,7 @@ def model_logits(
     Args:
       programs: Compiled programs of a group.
       dataset: All utterances.
-      models: Any number of trained models of that system.
+      models: Any number of trained models of that system; no more than a group of them is in memory at a time.
       utterances: Per model, numbers of the utterances.
       batch_size: Rows of a batch.
 
@@ -74,9 +75,9 @@ def model_logits(
       Per model [n, K] float64.
     """
     results = []
-    for start in range(0, len(models), programs.size):
-        members = list(models[start : start + programs.size])
-        parts = list(utterances[start : start + programs.size])
+    models = iter(models)
+    while members := list(itertools.islice(models, programs.size)):
+        parts = list(utterances[len(results) : len(results) + len(members)])
         idle = programs.size - len(members)
         params, statistics = jax.tree.map(
             lambda *leaves: np.stack(leaves),

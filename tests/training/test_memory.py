@@ -1,8 +1,9 @@
-"""Freed blocks stay with the process: page faults of repeated large allocations, counted in processes of their own."""
+"""Page faults and peak memory, each measured in a process of its own."""
 
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,58 @@ def test_large_blocks_are_reused():
 
     kept, returned = count("keep"), count("default")
     assert kept < returned / 4
+
+
+TRAINING = """
+import resource, sys
+from pathlib import Path
+import jax
+import numpy as np
+from ser_jax import config, experiment
+from ser_jax.corpora.table import Utterance
+from ser_jax.features.extract import Features
+from ser_jax.protocols import folds
+from ser_jax.protocols.protocol import Protocol
+from ser_jax.training import model_files, scoring
+from ser_jax.training.fit import Settings, Trainer
+from ser_jax.training.runs import list_runs
+
+c = config.get_config()
+c.system, c.training.devices, c.training.epochs, c.training.compilation_cache = "hsf_crnn", 2, 1, False
+devices = experiment.start(c)
+classes = ("angry", "happy", "neutral", "sad")
+rows = [
+    Utterance(f"{n}", f"{n}.wav", label=classes[n % 4], speaker="abcd"[n // 40]) for n in range(160)
+]
+parts, rule = folds.leave_one_out(rows, "speaker")
+protocol = Protocol(
+    name="p", corpus="c", classes=classes, label_mapping={name: name for name in classes},
+    ids=tuple(row.id for row in rows), labels=tuple(row.label for row in rows),
+    speakers=tuple(row.speaker for row in rows), folds=parts, validation_rule=rule,
+)
+rng = np.random.default_rng(0)
+frames = [rng.normal(size=(int(rng.integers(50, 400)), 40)).astype(np.float32) for _ in rows]
+hsf = rng.normal(size=(len(rows), 6373)).astype(np.float32)
+features = Features(tuple(rows), frames, hsf, np.ones(len(rows)), (), {}, "", 0)
+data = experiment.make_dataset(c, protocol, features)
+arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(data.buckets)) + hsf.nbytes
+runs = list_runs(protocol, seeds=4, first_seed=0, folds="")
+programs = experiment.make_programs(c, data, 4, devices, len(runs))
+assert programs.size == 2
+settings = Settings(epochs=1, batch_size=32, class_weights="none", patience=0, checkpoint_seconds=0)
+workdir = Path(sys.argv[1])
+Trainer(protocol, data, programs, settings, workdir, {}).train(runs)
+models = (model_files.read_model(workdir / "models" / run.name) for run in runs)
+scoring.model_logits(programs, data, models, [run.fold.test for run in runs], 32)
+state = 4 * programs.size * programs.parameters * 4  # parameters, two moments, the best parameters; float32
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, (2 * arrays + 4 * state + 1e9) / 1e9)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_peak_memory_of_many_groups(tmp_path: Path):
+    """HSF-CRNN, eight groups with a checkpoint after every epoch: below 2 · arrays + 4 · state of a group + 1 GB."""
+    done = subprocess.run([sys.executable, "-c", TRAINING, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak, limit = map(float, done.stdout.split())
+    assert peak < limit
