@@ -83,8 +83,9 @@ def get_config() -> Config:
     training.clip_norm = 1.0  # global norm of the gradient [D]
     training.class_weights = "none"  # none | balanced: weight of a class = utterances / (classes · its utterances) [D]
     training.patience = 0  # epochs without a better validation UA before a run stops; 0: never [D]
-    training.precision = "float32"  # precision of matrix products on accelerators: float32 | tf32
-    training.shapes = 6  # at most this many length buckets (compiled shapes)
+    training.precision = "float32"  # of matrix products: float32 | tf32 (GPU, TPU) | bf16 (factors; sums in float32)
+    training.dispatch = "auto"  # auto | step | chunk: hand over every step by itself (CPU) or many (accelerators)
+    training.shapes = 0  # at most this many length buckets (compiled shapes); 0: 6, from 2000 utterances on 12
     training.devices = 0  # devices to use; 0: all (on a CPU: one virtual device per core)
     training.group = 0  # runs trained at once; 0: one per CPU device, all of them on an accelerator
     training.checkpoint_seconds = 120.0  # s between checkpoints of unfinished runs

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_jax import experiment, run_directory
+from ser_jax import checks, experiment, machinery, run_directory
 from ser_jax.config import Config
 from ser_jax.corpora.table import Corpus
 from ser_jax.errors import UserError
@@ -78,7 +78,8 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
       The content of `results.json`; the one run in it is the ensemble (mean of the probabilities).
     """
     begin = time.monotonic()
-    devices = experiment.start(own)
+    checks.check(own)
+    devices = machinery.start(own)
     descriptions = {folder: model_files.read_description(folder) for folder in model_files.list_models(workdir)}
     trained = {folder: found for folder, found in descriptions.items() if found and found["status"] != DIVERGED}
     if not trained:
@@ -88,8 +89,8 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
     features = experiment.extract_features(own, corpus, output)
     seconds = {"features": time.monotonic() - begin}
     protocol = _protocol(corpus, features.utterances, classes)
-    dataset = experiment.make_dataset(own, protocol, features)
-    programs = experiment.make_programs(own, dataset, len(classes), devices, len(trained), training=False)
+    dataset = machinery.make_dataset(own, protocol, features)
+    programs = machinery.make_programs(own, dataset, protocol, devices, len(trained), training=False)
     log.info("the ensemble of %d models of %s scores %d utterances", len(trained), workdir, len(protocol.ids))
     everything = np.arange(len(protocol.ids))
     models = map(model_files.read_model, trained)

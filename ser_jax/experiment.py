@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from ser_jax import cache, run_directory
-from ser_jax.arrays.dataset import Dataset, build_dataset
+from ser_jax import cache, checks, machinery, run_directory
+from ser_jax.arrays.dataset import Dataset
 from ser_jax.config import Config
 from ser_jax.corpora.listing import Unusable
 from ser_jax.corpora.registry import read_corpus
@@ -18,23 +16,15 @@ from ser_jax.corpora.table import Corpus, Rejection
 from ser_jax.errors import Diverged, UserError
 from ser_jax.evaluation import predictions as prediction_table
 from ser_jax.evaluation.rejected import write_rejected
-from ser_jax.evaluation.report import write_report
 from ser_jax.evaluation.results import DIVERGED, summarise
 from ser_jax.features.extract import Features, extract
-from ser_jax.features.logmel import LogMelSettings, silence
 from ser_jax.models import build
 from ser_jax.protocols import registry
 from ser_jax.protocols.protocol import Protocol
-from ser_jax.training import memory, mesh, model_files, scoring
+from ser_jax.training import model_files, scoring
 from ser_jax.training.fit import Settings, Trainer
-from ser_jax.training.programs import Programs, use_compilation_cache
+from ser_jax.training.programs import Programs
 from ser_jax.training.runs import Run, list_runs
-
-_LEAST = {
-    **dict.fromkeys(("protocol.seeds", "training.epochs", "training.batch_size", "training.shapes"), 1),
-    **dict.fromkeys(("model.filters", "model.lstm_units", "model.short_hop", "model.long_hop"), 1),
-    **dict.fromkeys(("features.workers", "training.devices", "training.group"), 0),
-}
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +77,7 @@ def extract_features(config: Config, corpus: Corpus, folder: Path) -> Features:
     f = config.features
     features = extract(
         corpus,
-        logmel_settings(config),
+        machinery.logmel_settings(config),
         hsf=build.uses_hsf(config),
         store_root=Path(f.store).expanduser() if f.store else cache.cache_folder() / "features",
         max_seconds=f.max_seconds,
@@ -100,12 +90,6 @@ def extract_features(config: Config, corpus: Corpus, folder: Path) -> Features:
     for flag, count in features.flagged.items():
         log.info("note: %d recordings are used although %s", count, flag)
     return features
-
-
-def logmel_settings(config: Config) -> LogMelSettings:
-    """Returns the log-mel front end of the configuration."""
-    names = (field.name for field in dataclasses.fields(LogMelSettings))
-    return LogMelSettings(**{name: config.features[name] for name in names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +157,8 @@ def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, A
 def set_up(config: Config, corpus: Corpus, workdir: Path, *, training: bool) -> Workshop:
     """Extracts features, makes the protocol, pads and compiles; see `train_and_evaluate` for the arguments."""
     begin = time.monotonic()
-    devices = start(config)
+    checks.check(config)
+    devices = machinery.start(config)
     material = prepare(config, corpus, workdir)
     seconds = {"features": time.monotonic() - begin}
     protocol, p = material.protocol, config.protocol
@@ -184,14 +169,14 @@ def set_up(config: Config, corpus: Corpus, workdir: Path, *, training: bool) -> 
         "%s: %d utterances, %.0f s of speech, %d runs (fold x seed) of %s",
         *(protocol.name, len(protocol.ids), material.features.seconds.sum(), len(runs), config.system),
     )
-    dataset = make_dataset(config, protocol, material.features)
+    dataset = machinery.make_dataset(config, protocol, material.features)
     material.features.log_mel.clear()  # The padded copy serves from here on; one is enough in memory.
-    programs = make_programs(config, dataset, len(protocol.classes), devices, len(runs), training=training)
+    programs = machinery.make_programs(config, dataset, protocol, devices, len(runs), training=training)
     seconds["compile"] = programs.seconds
     log.info(
-        "compiled %d shapes in %.1f s, padding %.2f, %d runs at once on %d of %d %s devices",
+        "compiled %d shapes in %.1f s, padding %.2f, %d runs at once on %d of %d %s devices (mesh %s), %d steps a call",
         *(len(dataset.buckets), programs.seconds, dataset.padding_ratio, programs.size),
-        *(programs.mesh.size, len(devices), devices[0].device_kind),
+        *(programs.mesh.size, len(devices), devices[0].device_kind, dict(programs.mesh.shape), programs.chunk),
     )
     return Workshop(material, dataset, programs, runs, seconds)
 
@@ -243,6 +228,8 @@ def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
     run_directory.write_results(workdir, results)
+    from ser_jax.evaluation.report import write_report  # Loads matplotlib, for which training should not wait.
+
     write_report(workdir)
     return results
 
@@ -255,83 +242,6 @@ def check_diverged(results: dict[str, Any]) -> None:
             f"{len(diverged)} of {len(results['runs'])} runs diverged ({', '.join(diverged[:5])}): try a lower "
             f"training.learning_rate or training.clip_norm in another --workdir"
         )
-
-
-def start(config: Config) -> list[Any]:
-    """Checks the configuration, then starts jax as it says; returns the devices."""
-    check(config)
-    if config.training.compilation_cache:
-        use_compilation_cache(cache.cache_folder() / "xla")
-    jax.config.update("jax_default_matmul_precision", _precision(config.training.precision))
-    memory.keep_freed_memory()
-    return mesh.start_devices(config.training.devices)
-
-
-def make_dataset(config: Config, protocol: Protocol, features: Features) -> Dataset:
-    """Pads the features of a protocol into length buckets."""
-    shares = [len(fold.train) / len(protocol.ids) for fold in protocol.folds]
-    return build_dataset(
-        features.log_mel,
-        features.hsf,
-        protocol.targets,
-        channels=build.channels(config),
-        form=config.model.form,
-        silence=silence(logmel_settings(config)),
-        shapes=config.training.shapes,
-        batch_size=config.training.batch_size,
-        train_share=max(shares),
-    )
-
-
-def make_programs(
-    config: Config, dataset: Dataset, classes: int, devices: list[Any], runs: int, *, training: bool = True
-) -> Programs:
-    """Compiles the programs of a group of runs; without `training`, only those that score."""
-    t = config.training
-    automatic = len(devices) if devices[0].platform == "cpu" else -(-runs // len(devices)) * len(devices)
-    return Programs(
-        build.build_model(config, classes),
-        dataset,
-        learning_rate=t.learning_rate,
-        clip_norm=t.clip_norm,
-        classes=classes,
-        batch_size=t.batch_size,
-        devices=devices,
-        size=t.group or min(automatic, runs),
-        training=training,
-    )
-
-
-def check(config: Config) -> None:
-    """Refuses values that no run can be made with, before anything expensive happens.
-
-    Raises:
-      UserError: Names the key, the value and what is possible.
-    """
-    t, m = config.training, config.model
-    if len(m.widths) != 2 or min(m.widths) < 1:
-        raise UserError(f"model.widths={tuple(m.widths)}; it must be two widths of at least 1, such as (5,3)")
-    build.build_model(config, 2)
-    window = m.widths[0] + 2 * m.widths[1] + 4  # leaves one row after both convolutions and max-pools
-    for key, least in (_LEAST | {"model.short_window": window, "model.long_window": window}).items():
-        section, _, name = key.partition(".")
-        if config[section][name] < least:
-            raise UserError(f"{key}={config[section][name]}; it must be at least {least}")
-    for name, value in (("learning_rate", t.learning_rate), ("clip_norm", t.clip_norm)):
-        if not value > 0:
-            raise UserError(f"training.{name}={value}; it must be above 0")
-    choices = (
-        ("training.class_weights", t.class_weights, ("none", "balanced")),
-        ("training.precision", t.precision, ("float32", "tf32")),
-        ("model.form", m.form, ("fast", "literal")),
-    )
-    for name, value, known in choices:
-        if value not in known:
-            raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
-
-
-def _precision(name: str) -> str:
-    return {"float32": "float32", "tf32": "tensorfloat32"}[name]
 
 
 def _loop_settings(config: Config) -> Settings:

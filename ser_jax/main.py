@@ -17,12 +17,12 @@ if __name__ == "__main__":
 def main() -> int:
     """Trains what is not trained yet, writes results and report, and prints the result."""
     # Imported here: worker processes import this module again, and must not load jax.
-    from ser_jax import experiment, run_directory
+    from ser_jax import checks, experiment, run_directory
     from ser_jax.evaluation.console import summary_lines
     from ser_jax.training.interrupt import Interrupted
 
     config = CONFIG.value
-    experiment.check(config)
+    checks.check(config)
     corpus = experiment.read(config, Path(WORKDIR.value or "runs") / "rejected.csv")
     name = corpus.protocol if config.protocol.name == "auto" else config.protocol.name
     config_file = config_flags.get_config_filename(flags.FLAGS["config"]) if flags.FLAGS["config"].present else ""

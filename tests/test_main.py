@@ -227,6 +227,19 @@ def test_the_literal_form_gives_the_probabilities_of_the_fast_one(three_speakers
     np.testing.assert_allclose(probabilities(tmp_path / "literal"), probabilities(tmp_path / "fast"), atol=1e-4)
 
 
+def test_many_steps_at_once_in_bfloat16_give_nearly_the_same_probabilities(three_speakers, tmp_path):
+    """Logits differ by less than 8·2⁻⁸ (see test_arithmetic.py); that moves a probability by at most half as much."""
+    small = (*three_speakers, "--config.training.batch_size=2")
+    train(tmp_path / "usual", *small)
+    both = ("--config.training.dispatch=chunk", "--config.training.precision=bf16")
+    results = train(tmp_path / "chunk", *small, *both)
+    assert [(run["fold"], run["status"]) for run in results["runs"]] == [(name, "done") for name in SPEAKERS[:3]]
+    assert len((tmp_path / "chunk/metrics.jsonl").read_text().splitlines()) == 3
+    usual, chunk = (probabilities(tmp_path / name) for name in ("usual", "chunk"))
+    np.testing.assert_allclose(chunk, usual, atol=4 * 2.0**-8)
+    assert np.abs(chunk - usual).max() > 1e-5, "float32 would have been as exact as that"
+
+
 def test_a_batch_larger_than_the_corpus_is_no_error(three_speakers, tmp_path):
     results = train(tmp_path / "run", *three_speakers, "--config.training.batch_size=100")
     assert results["utterances"] == 12
@@ -408,7 +421,7 @@ def test_a_wrong_flag_is_named(arguments, parts):
         ("protocol.seeds=0", ("protocol.seeds=0", "at least 1")),
         ("training.epochs=0", ("training.epochs=0", "at least 1")),
         ("training.batch_size=0", ("training.batch_size=0", "at least 1")),
-        ("training.shapes=0", ("training.shapes=0", "at least 1")),
+        ("training.shapes=-1", ("training.shapes=-1", "at least 0")),
         ("training.devices=-1", ("training.devices=-1", "at least 0")),
         ("model.widths=(5,)", ("model.widths=(5,)", "two widths", "(5,3)")),
         ("model.short_window=14", ("model.short_window=14", "at least 15")),
@@ -418,7 +431,7 @@ def test_a_wrong_flag_is_named(arguments, parts):
         ("training.learning_rate=nan", ("training.learning_rate=nan", "above 0")),
         ("training.clip_norm=-1", ("training.clip_norm=-1", "above 0")),
         ("training.class_weights=equal", ("training.class_weights='equal'", "none, balanced")),
-        ("training.precision=float16", ("training.precision='float16'", "float32, tf32")),
+        ("training.precision=float16", ("training.precision='float16'", "float32, tf32, bf16")),
         ("model.form=quick", ("model.form='quick'", "fast, literal")),
         ("features.high_hz=9000", ("high_hz=9000", "8000")),
     ],

@@ -1,19 +1,29 @@
 """Ragged frames → padded arrays, and the literal form's padded segment tensors with masks."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing
 
 ALIGNMENT = 64  # bytes
 
 
 def aligned(values: np.ndarray) -> np.ndarray:
-    """Returns a copy that all of jax's CPU devices read where it lies, instead of copying it; do not write to it."""
-    memory = np.empty(values.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    """Returns values that all of jax's CPU devices read where they lie, instead of copying; do not write to them."""
+    if values.ctypes.data % ALIGNMENT == 0 and values.flags.c_contiguous:
+        return values
+    copy = _zeros(values.shape, values.dtype)
     copy[...] = values
     return copy
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Returns aligned zeros; the kernel provides them as they are touched."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def pad_frames(frames: Sequence[np.ndarray], size: int, minimum: int, silence: float) -> np.ndarray:
@@ -34,7 +44,7 @@ def pad_frames(frames: Sequence[np.ndarray], size: int, minimum: int, silence: f
     longest = max([minimum, *(len(utterance) for utterance in frames)])
     if longest > size:
         raise ValueError(f"{longest} frames do not fit into {size}")
-    padded = np.zeros((len(frames), size, frames[0].shape[1]), np.float32)
+    padded = _zeros((len(frames), size, frames[0].shape[1]), np.float32)
     for row, utterance in zip(padded, frames, strict=True):
         row[: len(utterance)] = utterance
         row[len(utterance) : minimum] = silence

@@ -42,6 +42,11 @@ def steps_per_bucket(rows_of_folds: Sequence[Sequence[np.ndarray]], batch_size: 
     return -(-sizes.max(axis=0) // batch_size)
 
 
+def even_chunk(steps: int, most: int) -> int:
+    """Returns the length of the chunks, at most `most`, into which so many steps divide with the least left over."""
+    return max(1, -(-steps // max(1, -(-steps // most))))
+
+
 def shape_order(steps: np.ndarray, *, protocol: str, epoch: int) -> np.ndarray:
     """Returns the bucket of every step of an epoch, shuffled; the same for all runs.
 
@@ -86,7 +91,27 @@ def training_batches(
     return filled
 
 
-def scoring_batches(rows: Sequence[np.ndarray], batch_size: int, steps: Sequence[int] | None = None) -> list[Batches]:
+def in_order(order: np.ndarray, runs: Sequence[Sequence[Batches]]) -> Batches:
+    """Lines up the batches of several runs for the steps of an epoch.
+
+    Args:
+      order: [S], the bucket of every step; each bucket as often as it has batches.
+      runs: For every run one `Batches` per bucket.
+
+    Returns:
+      Rows and masks [S, R, B].
+    """
+    steps = np.empty(len(order), np.int64)
+    steps[np.argsort(order, kind="stable")] = np.arange(len(order))  # step → place in the buckets' batches, end to end
+    return Batches(
+        np.stack([np.concatenate([batches.rows for batches in run])[steps] for run in runs], axis=1),
+        np.stack([np.concatenate([batches.mask for batches in run])[steps] for run in runs], axis=1),
+    )
+
+
+def scoring_batches(
+    rows: Sequence[np.ndarray], batch_size: int, steps: Sequence[int] | np.ndarray | None = None
+) -> list[Batches]:
     """Fills batches in order, for validation and test; every row is used exactly once.
 
     Args:

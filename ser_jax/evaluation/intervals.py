@@ -5,7 +5,6 @@ speakers are drawn with replacement; each draw pools the confusion matrices of i
 """
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -37,6 +36,8 @@ def bootstrap(counts: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
         times = np.bincount((drawn + offsets).ravel(), minlength=drawn.size).reshape(drawn.shape)
         pooled = (times @ per_unit).reshape(-1, seeds, classes, classes)
         return np.stack([_accuracy(pooled).mean(axis=1), _mean_recall(pooled).mean(axis=1)])
+
+    from scipy import stats  # Takes most of a second to load; training should not wait for it.
 
     result = stats.bootstrap(
         (np.arange(units),),

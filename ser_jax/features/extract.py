@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from ser_jax.features.workers import WorkerDied, available_cores, run
 from ser_jax.progress import progress
 
 log = logging.getLogger(__name__)
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 _SHOWN = 3  # examples in a message
 _BYTES_PER_SECOND = 2 * audio.SAMPLE_RATE  # to compare the length of a span with the size of a file
@@ -172,8 +176,7 @@ def _hash_files(corpus: Corpus, cores: int) -> dict[str, tuple[str, int] | BadAu
             return BadAudio("unreadable", error.strerror or str(error))
 
     paths = {utterance.file: corpus.path(utterance) for utterance in corpus.utterances}
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        return dict(zip(paths, pool.map(hash_file, paths.values()), strict=True))
+    return dict(zip(paths, _in_threads(hash_file, paths.values(), cores), strict=True))
 
 
 def _items(
@@ -202,8 +205,16 @@ def _load(feature_store: store.FeatureStore, items: Iterable[Item], cores: int) 
         arrays = {kind: feature_store.get(key) for kind, key in item.keys.items()}
         return item.name, {kind: array for kind, array in arrays.items() if array is not None}
 
+    return dict(_in_threads(load, items, cores))
+
+
+def _in_threads(function: Callable[[Task], Result], tasks: Iterable[Task], cores: int) -> list[Result]:
+    """Applies a function to many small tasks; results in their order."""
+    listed = list(tasks)
+    size = len(listed) // (8 * cores) + 1  # tasks submitted together: each alone costs as much as reading an entry
+    parts = [listed[begin : begin + size] for begin in range(0, len(listed), size)]
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        return dict(pool.map(load, items))
+        return [result for part in pool.map(lambda part: [function(task) for task in part], parts) for result in part]
 
 
 def _without(item: Item, known: Mapping[str, np.ndarray]) -> Item:

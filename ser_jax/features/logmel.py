@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
+from numpy.lib.stride_tricks import as_strided
 
 from ser_jax.errors import UserError
 
@@ -121,21 +122,21 @@ def log_mel(wave: Any, settings: LogMelSettings, xp: ModuleType = np) -> Any:
     Returns:
       [F, M] f32 with F = `frame_count(S, settings)`.
     """
-    frames = frame_count(wave.shape[0], settings)
+    frames, window, hop = frame_count(wave.shape[0], settings), settings.window, settings.hop
     if xp is not np:
-        return _frames(wave, xp.arange(frames), settings, xp, xp.fft)
+        return _frames(wave[xp.arange(frames)[:, None] * hop + xp.arange(window)[None, :]], settings, xp, xp.fft)
+    # Overlapping windows in place: gathering them costs a fifth of the time.
+    windows = as_strided(wave, (frames, window), (hop * wave.strides[0], wave.strides[0]), writeable=False)
     out = np.empty((frames, settings.bands), np.float32)
     for begin in range(0, frames, _BLOCK):
-        index = np.arange(begin, min(begin + _BLOCK, frames))
-        out[begin : begin + _BLOCK] = _frames(wave, index, settings, np, scipy.fft)  # 1.6 times as fast as numpy.fft
+        block = slice(begin, begin + _BLOCK)
+        out[block] = _frames(windows[block], settings, np, scipy.fft)  # 1.6 times as fast as numpy.fft
     return out
 
 
-def _frames(wave: Any, index: Any, settings: LogMelSettings, xp: ModuleType, fft: ModuleType) -> Any:
-    """Log-mel of the frames [F] named by `index` → [F, M]."""
-    samples = index[:, None] * settings.hop + xp.arange(settings.window)[None, :]
-    windowed = wave[samples] * _hamming(settings.window)[None, :]
-    spectrum = fft.rfft(windowed, settings.fft)
+def _frames(windows: Any, settings: LogMelSettings, xp: ModuleType, fft: ModuleType) -> Any:
+    """Log-mel of windows of samples [F, window] → [F, M]."""
+    spectrum = fft.rfft(windows * _hamming(settings.window)[None, :], settings.fft)
     energies = (spectrum.real**2 + spectrum.imag**2) @ mel_filterbank(settings)
     return xp.log(xp.maximum(energies, np.float32(settings.floor)))
 

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,12 @@ log = logging.getLogger(__name__)
 VERSIONS = {"audio": 1, "logmel": 1, "hsf": 1}
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
+# The beginning of a .npy file, format 1.0, as numpy.save writes it; the numbers follow the line feed.
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[^']+)', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>[\d, ]*)\), \} *\n",
+    re.DOTALL,
+)
 
 
 def key(
@@ -86,7 +93,8 @@ class FeatureStore:
           key: The entry's name.
 
         Returns:
-          The array, or None if there is none. An entry whose digest does not fit is removed with a warning: None.
+          The array, read-only, or None if there is none. An entry whose digest does not fit is removed with a warning:
+          None.
 
         Raises:
           UserError: If the file exists but cannot be read.
@@ -98,9 +106,8 @@ class FeatureStore:
             return None
         except OSError as error:
             raise _refused("cannot read", path, error) from error
-        payload, digest = blob[:-_DIGEST_BYTES], blob[-_DIGEST_BYTES:]
-        if digest == _digest(key, payload):
-            return np.load(io.BytesIO(payload), allow_pickle=False)
+        if blob[-_DIGEST_BYTES:] == _digest(key, memoryview(blob)[:-_DIGEST_BYTES]):
+            return _array(blob)
         log.warning("Feature store: %s is damaged; it is removed and will be computed again.", path)
         try:
             path.unlink(missing_ok=True)
@@ -140,9 +147,25 @@ class FeatureStore:
             raise
 
 
-def _digest(key: str, payload: bytes) -> bytes:
+def _digest(key: str, payload: bytes | memoryview) -> bytes:
     """The key is part of it: an entry copied from another key's place does not pass."""
-    return hashlib.sha256(key.encode() + payload).digest()
+    digest = hashlib.sha256(key.encode())
+    digest.update(payload)
+    return digest.digest()
+
+
+def _array(blob: bytes) -> np.ndarray:
+    """What numpy.load returns, without copies; a start reads thousands of entries, in threads.
+
+    numpy.load parses the header with `ast`, which fails now and then when threads of Python 3.11 use it at once
+    (SystemError: AST constructor recursion depth mismatch).
+    """
+    found = _HEADER.match(blob)
+    if found is None:
+        raise ValueError(f"not a .npy file of plain numbers: {blob[:128]!r}")
+    dtype, order = np.dtype(found["dtype"].decode()), "F" if found["fortran"] == b"True" else "C"
+    shape = tuple(int(length) for length in found["shape"].split(b",") if length.strip())
+    return np.ndarray(shape, dtype, blob, found.end(), order=order)
 
 
 def _refused(what: str, path: Path, error: OSError) -> UserError:

@@ -1,9 +1,16 @@
 """Configuration → Flax module. A ConfigDict stops here: the modules take plain arguments."""
 
-from ser_jax.arrays.inputs import Channel
+import functools
+import math
+from typing import Any
+
+import jax
+
+from ser_jax.arrays.inputs import Channel, Inputs
 from ser_jax.config import SYSTEMS, Config
 from ser_jax.errors import UserError
 from ser_jax.models import systems
+from ser_jax.models.arithmetic import DEFAULT, Arithmetic
 
 
 def channels(config: Config) -> tuple[Channel, ...]:
@@ -18,12 +25,15 @@ def uses_hsf(config: Config) -> bool:
     return config.system == "hsf_crnn"
 
 
-def build_model(config: Config, classes: int) -> systems.PlainCRNN | systems.HSFCRNN | systems.MultiCRNN:
+def build_model(
+    config: Config, classes: int, arithmetic: Arithmetic = DEFAULT
+) -> systems.PlainCRNN | systems.HSFCRNN | systems.MultiCRNN:
     """Builds the system that `config.system` names.
 
     Args:
       config: Configuration.
       classes: Size K of the softmax.
+      arithmetic: How products are computed.
 
     Returns:
       A module with `apply({"params": params}, inputs) -> logits [B, K]`.
@@ -32,15 +42,24 @@ def build_model(config: Config, classes: int) -> systems.PlainCRNN | systems.HSF
       UserError: If there is no such system.
     """
     m = config.model
-    crnns = [systems.CRNN(channel, m.filters, tuple(m.widths), m.lstm_units) for channel in channels(config)]
+    crnns = [
+        systems.CRNN(channel, m.filters, tuple(m.widths), m.lstm_units, arithmetic) for channel in channels(config)
+    ]
+    dense = functools.partial(systems.Dense, arithmetic=arithmetic)
     if config.system == "plain_crnn":
-        return systems.PlainCRNN(crnns[0], systems.Dense(m.plain_head), classes)
+        return systems.PlainCRNN(crnns[0], dense(m.plain_head), classes, arithmetic)
     if config.system == "hsf_crnn":
         return systems.HSFCRNN(
-            crnns[0], systems.Dense(m.hsf_crnn_dense), systems.Dense(m.hsf_dense), systems.Dense(m.hsf_head), classes
+            crnns[0], dense(m.hsf_crnn_dense), dense(m.hsf_dense), dense(m.hsf_head), classes, arithmetic
         )
     if config.system == "multi_crnn":
         return systems.MultiCRNN(
-            crnns[0], crnns[1], systems.Dense(m.multi_short_dense), systems.Dense(m.multi_head), classes
+            crnns[0], crnns[1], dense(m.multi_short_dense), dense(m.multi_head), classes, arithmetic
         )
     raise UserError(f"system={config.system!r} is not known; choose one of {', '.join(SYSTEMS)}")
+
+
+def count_parameters(model: Any, inputs: Inputs) -> int:
+    """Returns how many parameters a system has for inputs of this kind."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.tree.map(lambda leaf: leaf[:1], inputs))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

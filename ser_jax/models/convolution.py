@@ -10,14 +10,16 @@ and a segment is a slice of its output; for any other hop the first convolution 
 shared.
 
 Max-pool is the maximum of three strided slices (its gradient is several times faster than that of a windowed
-reduction), and it comes before the ReLU: same values, fewer of them.
+reduction), and it comes before bias and ReLU: same values, fewer of them.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.nn import relu
+
+from ser_jax.models.arithmetic import DEFAULT, Arithmetic, add_bias, convolve
 
 POOL = 3
 STRIDE = 2
@@ -39,24 +41,25 @@ class Kernels(NamedTuple):
     bias2: Array
 
 
-def cnn_literal(segments: Array, kernels: Kernels) -> Array:
+def cnn_literal(segments: Array, kernels: Kernels, arithmetic: Arithmetic = DEFAULT) -> Array:
     """Runs the CNN on every segment by itself.
 
     Args:
       segments: [B, T, W, M], log-mel segments.
       kernels: Weights.
+      arithmetic: How products are computed.
 
     Returns:
       [B, T, rows · C] features of every segment, time before filters.
     """
     batch, steps, window, bands = segments.shape
     x = segments.reshape(batch * steps, window, bands)
-    x = relu(_pool(_convolve(x, kernels.kernel1, kernels.bias1)))
-    x = relu(_pool(_convolve(x, kernels.kernel2, kernels.bias2)))
+    x = relu(add_bias(_pool(convolve(x, kernels.kernel1, arithmetic)), kernels.bias1))
+    x = relu(add_bias(_pool(convolve(x, kernels.kernel2, arithmetic)), kernels.bias2))
     return x.reshape(batch, steps, -1)
 
 
-def cnn_fast(frames: Array, kernels: Kernels, window: int, hop: int) -> Array:
+def cnn_fast(frames: Array, kernels: Kernels, window: int, hop: int, arithmetic: Arithmetic = DEFAULT) -> Array:
     """Computes the same features from whole utterances.
 
     Args:
@@ -64,6 +67,7 @@ def cnn_fast(frames: Array, kernels: Kernels, window: int, hop: int) -> Array:
       kernels: Weights.
       window: Segment length W in frames.
       hop: Distance of segments in frames.
+      arithmetic: How products are computed.
 
     Returns:
       [B, T, rows · C], T = (F − W)//hop + 1; equal to `cnn_literal` of the segments.
@@ -72,16 +76,16 @@ def cnn_fast(frames: Array, kernels: Kernels, window: int, hop: int) -> Array:
     steps = (length - window) // hop + 1
     rows1 = _pooled(window - kernels.kernel1.shape[0] + 1)
     rows2 = _pooled(rows1 - kernels.kernel2.shape[0] + 1)
-    x = _convolve(frames, kernels.kernel1, kernels.bias1)
+    x = convolve(frames, kernels.kernel1, arithmetic)
     if hop % (STRIDE * STRIDE) == 0:
-        x = relu(_pool(x))
-        x = relu(_pool(_convolve(x, kernels.kernel2, kernels.bias2)))
+        x = relu(add_bias(_pool(x), kernels.bias1))
+        x = relu(add_bias(_pool(convolve(x, kernels.kernel2, arithmetic)), kernels.bias2))
         x = windows(x, steps, hop // (STRIDE * STRIDE), rows2, 1)
     else:
-        x = relu(_running_maximum(x))
+        x = relu(add_bias(_running_maximum(x), kernels.bias1))
         x = windows(x, steps, hop, rows1, STRIDE)
         x = x.reshape(batch * steps, rows1, -1)
-        x = relu(_pool(_convolve(x, kernels.kernel2, kernels.bias2)))
+        x = relu(add_bias(_pool(convolve(x, kernels.kernel2, arithmetic)), kernels.bias2))
     return x.reshape(batch, steps, -1)
 
 
@@ -106,11 +110,6 @@ def windows(x: Array, count: int, hop: int, rows: int, stride: int) -> Array:
     x = x.reshape(batch, blocks, hop, channels)
     x = jnp.concatenate([x[:, b : b + count] for b in range(blocks_per_window)], axis=2)
     return x[:, :, :span:stride]
-
-
-def _convolve(x: Array, kernel: Array, bias: Array) -> Array:
-    x = lax.conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=("NHC", "HIO", "NHC"))
-    return x + bias[None, None, :]
 
 
 def _running_maximum(x: Array) -> Array:

@@ -8,12 +8,17 @@ backward scan emits only the gate gradients dz, and the weight gradient is one p
 differentiation would compute a product per step. Whatever does not depend on the carry is computed outside the scans.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ser_jax.models.arithmetic import add_bias, multiply, product
 
-def lstm(inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array) -> Array:
+
+def lstm(inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array, operands: Any = None) -> Array:
     """Runs an LSTM over right-padded sequences.
 
     Args:
@@ -21,32 +26,34 @@ def lstm(inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array) -> 
       kernel: [I, 4 H], input weights; gates i, f, g, o.
       recurrent_kernel: [H, 4 H], recurrent weights.
       bias: [4 H].
+      operands: Type of the factors of matrix products; None: as they come. The state keeps the type of the inputs.
 
     Returns:
       [B, T, H], the hidden state after every step.
     """
-    projected = jnp.swapaxes(inputs, 0, 1) @ kernel + bias[None, None, :]
-    return jnp.swapaxes(recur(projected, recurrent_kernel), 0, 1)
+    projected = add_bias(product(jnp.swapaxes(inputs, 0, 1), kernel, operands), bias)
+    return jnp.swapaxes(recur(projected, recurrent_kernel, operands), 0, 1)
 
 
-@jax.custom_vjp
-def recur(projected: Array, recurrent_kernel: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def recur(projected: Array, recurrent_kernel: Array, operands: Any = None) -> Any:
     """Runs the recurrence on projected inputs, time-major.
 
     Args:
       projected: [T, B, 4 H], x·W_x + b of every step.
       recurrent_kernel: [H, 4 H].
+      operands: Type of the factors of matrix products; None: as they come.
 
     Returns:
       [T, B, H], the hidden state after every step.
     """
-    return _forward(projected, recurrent_kernel)[0]
+    return _forward(projected, recurrent_kernel, operands)[0]
 
 
-def _forward(projected: Array, recurrent_kernel: Array) -> tuple[Array, tuple[Array, ...]]:
+def _forward(projected: Array, recurrent_kernel: Array, operands: Any) -> tuple[Array, tuple[Array, ...]]:
     def step(carry, z):
         hidden, cell = carry
-        i, f, g, o = jnp.split(z + hidden @ recurrent_kernel, 4, axis=-1)
+        i, f, g, o = jnp.split(z + multiply(hidden, recurrent_kernel, "bh,hz->bz", operands), 4, axis=-1)
         i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
         cell = f * cell + i * g
         hidden = o * jnp.tanh(cell)
@@ -58,7 +65,7 @@ def _forward(projected: Array, recurrent_kernel: Array) -> tuple[Array, tuple[Ar
     return hidden, (hidden, cell, gates, recurrent_kernel)
 
 
-def _backward(residuals: tuple[Array, ...], grad_hidden: Array) -> tuple[Array, Array]:
+def _backward(operands: Any, residuals: tuple[Array, ...], grad_hidden: Array) -> tuple[Array, Array]:
     hidden, cell, gates, recurrent_kernel = residuals
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     first = jnp.zeros_like(cell[:1])
@@ -78,11 +85,11 @@ def _backward(residuals: tuple[Array, ...], grad_hidden: Array) -> tuple[Array, 
         grad_h = grad_h + grad_out
         grad_c = grad_c + grad_h * cell_slope_t
         grad_z = jnp.concatenate([grad_c, grad_c, grad_c, grad_h], axis=-1) * slope
-        return (grad_z @ transposed, grad_c * forget), grad_z
+        return (multiply(grad_z, transposed, "bz,zh->bh", operands), grad_c * forget), grad_z
 
     zeros = jnp.zeros_like(hidden[0])
     _, grad_projected = lax.scan(step, (zeros, zeros), (grad_hidden, slopes, cell_slope, f), reverse=True)
-    grad_kernel = jnp.einsum("tbh,tbz->hz", hidden_before, grad_projected)
+    grad_kernel = multiply(hidden_before, grad_projected, "tbh,tbz->hz", operands)
     return grad_projected, grad_kernel
 
 

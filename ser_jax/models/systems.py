@@ -12,6 +12,7 @@ from jax import Array
 
 from ser_jax.arrays.inputs import Channel, Inputs, segment_count
 from ser_jax.models import convolution, pooling, recurrence
+from ser_jax.models.arithmetic import DEFAULT, Arithmetic, product
 
 glorot = nn.initializers.glorot_uniform()
 
@@ -24,12 +25,14 @@ class CRNN(nn.Module):
       filters: Filters C of each convolution.
       widths: Widths of the two convolutions, in steps of their input.
       units: LSTM units H.
+      arithmetic: How products are computed.
     """
 
     channel: Channel
     filters: int
     widths: tuple[int, int]
     units: int
+    arithmetic: Arithmetic = DEFAULT
 
     @nn.compact
     def __call__(self, values: Array, length: Array) -> Array:
@@ -53,10 +56,11 @@ class CRNN(nn.Module):
         count = segment_count(length, window, hop)
         if values.ndim == 4:
             mask = pooling.length_mask(count, values.shape[1])
-            features = convolution.cnn_literal(jnp.where(mask[:, :, None, None], values, 0), kernels)
+            features = convolution.cnn_literal(jnp.where(mask[:, :, None, None], values, 0), kernels, self.arithmetic)
         else:
             real = pooling.length_mask((count - 1) * hop + window, values.shape[1])
-            features = convolution.cnn_fast(jnp.where(real[:, :, None], values, 0), kernels, window, hop)
+            frames = jnp.where(real[:, :, None], values, 0)
+            features = convolution.cnn_fast(frames, kernels, window, hop, self.arithmetic)
             mask = pooling.length_mask(count, features.shape[1])
         units = self.units
         hidden = recurrence.lstm(
@@ -64,6 +68,7 @@ class CRNN(nn.Module):
             self.param("lstm_kernel", glorot, (features.shape[-1], 4 * units)),
             self.param("lstm_recurrent_kernel", nn.initializers.orthogonal(), (units, 4 * units)),
             self.param("lstm_bias", _forget_bias_one, (4 * units,)),
+            self.arithmetic.operands,
         )
         return pooling.statistics_pooling(hidden, mask)
 
@@ -73,16 +78,27 @@ def _forget_bias_one(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> A
     return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1)
 
 
+def _layer(width: int, arithmetic: Arithmetic, name: str | None = None) -> nn.Dense:
+    """Returns a fully connected layer."""
+
+    def dot_general(x, kernel, dimensions, precision=None):
+        del dimensions, precision  # The last axis of x by the first of the kernel, in the precision of the session.
+        return product(x, kernel, arithmetic.operands)
+
+    return nn.Dense(width, kernel_init=glorot, dot_general=dot_general, name=name)
+
+
 class Dense(nn.Module):
     """A stack of fully connected sigmoid layers."""
 
     widths: Sequence[int]
+    arithmetic: Arithmetic = DEFAULT
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [B, I] to [B, widths[-1]]."""
         for width in self.widths:
-            x = nn.sigmoid(nn.Dense(width, kernel_init=glorot)(x))
+            x = nn.sigmoid(_layer(width, self.arithmetic)(x))
         return x
 
 
@@ -92,12 +108,13 @@ class PlainCRNN(nn.Module):
     crnn: CRNN
     head: Dense
     classes: int
+    arithmetic: Arithmetic = DEFAULT
 
     @nn.compact
     def __call__(self, inputs: Inputs) -> Array:
         """Returns logits [B, K]."""
         x = self.head(self.crnn(_values(inputs, 0), inputs.length))
-        return nn.Dense(self.classes, kernel_init=glorot, name="softmax")(x)
+        return _layer(self.classes, self.arithmetic, name="softmax")(x)
 
 
 class HSFCRNN(nn.Module):
@@ -108,6 +125,7 @@ class HSFCRNN(nn.Module):
     hsf_dense: Dense
     head: Dense
     classes: int
+    arithmetic: Arithmetic = DEFAULT
 
     @nn.compact
     def __call__(self, inputs: Inputs) -> Array:
@@ -117,7 +135,7 @@ class HSFCRNN(nn.Module):
             raise ValueError("the batch has no functionals, which HSF-CRNN needs")
         handcrafted = self.hsf_dense(inputs.hsf)
         x = self.head(jnp.concatenate([learned, handcrafted], axis=-1))
-        return nn.Dense(self.classes, kernel_init=glorot, name="softmax")(x)
+        return _layer(self.classes, self.arithmetic, name="softmax")(x)
 
 
 class MultiCRNN(nn.Module):
@@ -128,6 +146,7 @@ class MultiCRNN(nn.Module):
     short_dense: Dense
     head: Dense
     classes: int
+    arithmetic: Arithmetic = DEFAULT
 
     @nn.compact
     def __call__(self, inputs: Inputs) -> Array:
@@ -135,7 +154,7 @@ class MultiCRNN(nn.Module):
         short = self.short_dense(self.short(_values(inputs, 0), inputs.length))
         long = self.long(_values(inputs, 1), inputs.length)
         x = self.head(jnp.concatenate([short, long], axis=-1))
-        return nn.Dense(self.classes, kernel_init=glorot, name="softmax")(x)
+        return _layer(self.classes, self.arithmetic, name="softmax")(x)
 
 
 def _values(inputs: Inputs, channel: int) -> Array:

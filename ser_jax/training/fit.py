@@ -21,11 +21,12 @@ from ser_jax.arrays.dataset import Dataset
 from ser_jax.arrays.standardise import Statistics
 from ser_jax.progress import Advance, progress
 from ser_jax.protocols.protocol import Fold, Protocol
-from ser_jax.training import checkpoint, memory, model_files, scoring
+from ser_jax.training import checkpoint, memory, model_files, selection
+from ser_jax.training.group import Group, Record
 from ser_jax.training.interrupt import Interrupted, Watch
 from ser_jax.training.programs import Programs
 from ser_jax.training.runs import Run, groups
-from ser_jax.training.step import MOST_BAD_STEPS, RunConstants, TrainState
+from ser_jax.training.step import RunConstants
 
 log = logging.getLogger(__name__)
 
@@ -37,48 +38,7 @@ class Settings:
     epochs: int
     batch_size: int
     class_weights: str
-    patience: int
     checkpoint_seconds: float
-
-
-@dataclasses.dataclass
-class Record:
-    """What is known of a run so far: JSON-able."""
-
-    best_epoch: int | None = None
-    best_ua: float = -1.0
-    best_wa: float = 0.0
-    best_loss: float = float("inf")
-    epochs: int = 0
-    seconds: float = 0.0
-    status: str = "training"
-
-    @property
-    def active(self) -> bool:
-        """Whether the run still trains."""
-        return self.status == "training"
-
-
-@dataclasses.dataclass
-class Group:
-    """The runs in training and where they stand."""
-
-    runs: list[Run]
-    records: list[Record]
-    constants: Any
-    state: TrainState
-    best: Any
-    epoch: int = 1
-    step: int = 0
-
-    def position(self) -> dict[str, Any]:
-        """Returns what a checkpoint needs besides the arrays."""
-        return {
-            "runs": [run.name for run in self.runs],
-            "epoch": self.epoch,
-            "step": self.step,
-            "records": [dataclasses.asdict(record) for record in self.records],
-        }
 
 
 class Trainer:
@@ -111,6 +71,8 @@ class Trainer:
         self.description = description
         fold_rows = [dataset.rows(fold.train) for fold in protocol.folds]
         self.steps = plans.steps_per_bucket(fold_rows, settings.batch_size)
+        validation_rows = [dataset.rows(fold.validation) for fold in protocol.folds]
+        self.validation_steps = plans.steps_per_bucket(validation_rows, settings.batch_size)
         self._statistics: dict[str, Statistics] = {}
 
     def train(self, runs: list[Run]) -> None:
@@ -171,13 +133,13 @@ class Trainer:
 
     def _new_group(self, runs: list[Run]) -> Group:
         keys = [int(plans.generator("init", run.seed, run.fold.name).integers(2**32)) for run in runs]
-        state = self.programs.init(keys + [keys[-1]] * (self.programs.size - len(keys)))
-        best = jax.tree.map(lambda leaf: leaf.copy(), state.params)
-        return Group(runs, [Record() for _ in runs], self.constants(runs), state, best)
+        state, best = self.programs.init(keys + [keys[-1]] * (self.programs.size - len(keys)))
+        return Group(runs, [Record() for _ in runs], self.constants(runs), self._validation(runs), state, best)
 
     def _resume(self, checkpoints: Any, runs: list[Run], position: dict[str, Any]) -> Group:
-        shape = self.programs.state_shape
-        saved = checkpoint.restore_arrays(checkpoints, {"state": shape, "best": shape.params})
+        state = self.programs.state_shape
+        best = jax.eval_shape(jax.vmap(selection.nothing_yet), state.params)
+        saved = checkpoint.restore_arrays(checkpoints, {"state": state, "best": best})
         # The saved group may have been of another size: only its runs are taken over.
         arrays = self.programs.put(
             self._stack([jax.tree.map(lambda leaf, n=n: leaf[n], saved) for n in range(len(runs))])
@@ -185,36 +147,35 @@ class Trainer:
         records = [Record(**record) for record in position["records"]]
         self._drop_metrics(runs, after=position["epoch"] - 1)
         return Group(
-            runs, records, self.constants(runs), arrays["state"], arrays["best"], position["epoch"], position["step"]
+            *(runs, records, self.constants(runs), self._validation(runs)),
+            *(arrays["state"], arrays["best"], position["epoch"], position["step"]),
         )
 
     def _train_group(self, group: Group, checkpoints: Any, watch: Watch, advance: Advance) -> None:
         def save() -> None:
+            self._read_scores(group, advance, late=0)
             checkpoint.save(checkpoints, {"state": group.state, "best": group.best}, group.position())
 
-        saved = time.monotonic()
+        saved = group.begin = time.monotonic()
         while group.epoch <= self.settings.epochs and any(record.active for record in group.records):
-            begin = time.monotonic()
             order = plans.shape_order(self.steps, protocol=self.protocol.sha256, epoch=group.epoch)
-            batches = [self._batches(run, record, group.epoch) for run, record in self._members(group)]
-            taken = [int(np.sum(order[: group.step] == bucket)) for bucket in range(len(self.steps))]
-            for bucket in order[group.step :]:
-                place = taken[bucket]
-                rows = np.stack([run[bucket].rows[place] for run in batches])
-                mask = np.stack([run[bucket].mask[place] for run in batches])
-                group.state = self.programs.train(bucket, group.state, group.constants, rows, mask)
-                taken[bucket] += 1
-                group.step += 1
+            members = self._members(group)
+            rows, mask = plans.in_order(order, [self._batches(run, record, group.epoch) for run, record in members])
+            while group.step < len(order):
+                part = slice(group.step, group.step + self.programs.chunk)
+                group.state = self.programs.train(group.state, group.constants, order[part], rows[part], mask[part])
+                group.step = min(part.stop, len(order))
                 if watch.received is not None:
                     save()
                     raise Interrupted(watch.received)
-            self._end_epoch(group, begin, advance)
-            group.epoch, group.step = group.epoch + 1, 0
+            self._validate(group)
+            self._read_scores(group, advance, self.programs.late)
             if watch.received is not None or time.monotonic() - saved > self.settings.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
             if watch.received is not None:
                 raise Interrupted(watch.received)
+        self._read_scores(group, advance, late=0)
         self._write_models(group)
         if watch.received is not None:
             raise Interrupted(watch.received)
@@ -238,60 +199,69 @@ class Trainer:
             epoch=epoch,
         )
 
-    def _end_epoch(self, group: Group, begin: float, advance: Advance) -> None:
-        none = np.zeros(0, np.int64)
-        parts = [run.fold.validation if record and record.active else none for run, record in self._members(group)]
-        logits = scoring.group_logits(
-            self.programs,
-            self.dataset,
-            group.state.params,
-            group.constants.statistics,
-            parts,
-            self.settings.batch_size,
+    def _validation(self, runs: list[Run]) -> tuple[np.ndarray, np.ndarray, selection.Validation]:
+        """Returns order [S] and rows [S, R, B] of the validation parts, and what these rows are."""
+        order = np.repeat(np.arange(len(self.validation_steps)), self.validation_steps)
+        parts = [self.dataset.rows(run.fold.validation) for run in runs]
+        parts += [parts[-1]] * (self.programs.size - len(runs))
+        size = self.settings.batch_size
+        rows, mask = plans.in_order(order, [plans.scoring_batches(part, size, self.validation_steps) for part in parts])
+        targets = np.stack([self.dataset.targets[bucket][rows[step]] for step, bucket in enumerate(order)])
+        filled = -(-len(order) // self.programs.chunk) * self.programs.chunk
+        part = selection.Validation(*(_by_run(values, filled) for values in (targets, mask)))
+        return order, rows, self.programs.put(part)
+
+    def _validate(self, group: Group) -> None:
+        """Scores the validation parts and lets that decide; the host reads the outcome later."""
+        order, rows, part = group.validation
+        state = group.state
+        logits = self.programs.score(state.params, group.constants.statistics, order, rows)
+        group.best, counters, scores = self.programs.judge(
+            group.best, state.counters, group.epoch, state.params, logits, part
         )
-        counters = jax.device_get(group.state.counters)
-        seconds = time.monotonic() - begin
-        better = np.zeros(self.programs.size, bool)
+        group.state = state._replace(counters=counters)
+        group.unread.append((group.epoch, scores))
+        group.epoch, group.step = group.epoch + 1, 0
+
+    def _read_scores(self, group: Group, advance: Advance, late: int) -> None:
+        """Takes finished epochs into the records and metrics.jsonl, but for the last `late`."""
+        while len(group.unread) > late:
+            epoch, scores = group.unread.pop(0)
+            self._end_epoch(group, epoch, jax.device_get(scores), advance)
+
+    def _end_epoch(self, group: Group, epoch: int, scores: selection.Scores, advance: Advance) -> None:
+        now = time.monotonic()
+        seconds, group.begin = now - group.begin, now
         lines, trained, notes = [], 0, []
-        active = [n for n, record in enumerate(group.records) if record.active]
+        active = [n for n in range(len(group.runs)) if scores.trained[n]]
         for n in active:
             run, record = group.runs[n], group.records[n]
-            record.epochs = group.epoch
+            record.epochs = epoch
             record.seconds += seconds / len(active)
             trained += len(run.fold.train)
-            if counters.bad_steps[n] >= MOST_BAD_STEPS or not np.all(np.isfinite(logits[n])):
+            if scores.diverged[n]:
                 record.status = "diverged"
-                log.error("%s has diverged in epoch %d: non-finite gradients or scores", run.name, group.epoch)
+                log.error("%s has diverged in epoch %d: non-finite gradients or scores", run.name, epoch)
                 continue
-            scores = _score(logits[n], self.protocol.targets[parts[n]], len(self.protocol.classes))
-            better[n] = record.best_epoch is None or (scores["ua"], -scores["loss"]) > (
-                record.best_ua,
-                -record.best_loss,
-            )
-            if better[n]:
-                record.best_epoch = group.epoch
-                record.best_ua, record.best_wa, record.best_loss = scores["ua"], scores["wa"], scores["loss"]
-            elif self.settings.patience and group.epoch - (record.best_epoch or 0) >= self.settings.patience:
+            ua, wa = metrics.unweighted_accuracy(scores.confusion[n]), metrics.weighted_accuracy(scores.confusion[n])
+            if scores.better[n]:
+                record.best_epoch = epoch
+                record.best_ua, record.best_wa, record.best_loss = ua, wa, float(scores.loss[n])
+            if scores.stopped[n]:
                 record.status = "stopped"
             lines.append(
                 {
                     "fold": run.fold.name,
                     "seed": run.seed,
-                    "epoch": group.epoch,
-                    "loss": float(counters.loss_sum[n] / max(counters.weight_sum[n], 1e-30)),
-                    "validation_loss": scores["loss"],
-                    "validation_ua": scores["ua"],
-                    "validation_wa": scores["wa"],
+                    "epoch": epoch,
+                    "loss": float(scores.train_loss[n]),
+                    "validation_loss": float(scores.loss[n]),
+                    "validation_ua": ua,
+                    "validation_wa": wa,
                     "seconds": round(seconds, 4),
                 }
             )
-            notes.append(f"{run.name} loss {lines[-1]['loss']:.3f} UA {100 * scores['ua']:.1f}")
-        if better.any():
-            group.best = self.programs.keep_best(group.best, group.state.params, self.programs.put(better))
-        zeros = self.programs.put(np.zeros(self.programs.size, np.float32))
-        group.state = group.state._replace(
-            counters=group.state.counters._replace(loss_sum=zeros, weight_sum=zeros.copy())
-        )
+            notes.append(f"{run.name} loss {scores.train_loss[n]:.3f} UA {100 * ua:.1f}")
         with (self.workdir / "metrics.jsonl").open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
         advance(len(active), f"{' · '.join(notes)} · {trained / seconds:,.0f} utterances/s")
@@ -313,7 +283,7 @@ class Trainer:
         atomic.write_text(path, "".join(kept))
 
     def _write_models(self, group: Group) -> None:
-        best = jax.device_get(group.best)
+        best = jax.device_get(group.best.params)
         for n, (run, record) in enumerate(zip(group.runs, group.records, strict=True)):
             failed = record.status == "diverged"
             description = {
@@ -335,11 +305,7 @@ class Trainer:
             )
 
 
-def _score(logits: np.ndarray, targets: np.ndarray, classes: int) -> dict[str, float]:
-    confusion = metrics.confusion_matrix(targets, logits.argmax(axis=-1), classes)
-    losses = -scoring.log_softmax(logits)[np.arange(len(targets)), targets]
-    return {
-        "ua": metrics.unweighted_accuracy(confusion),
-        "wa": metrics.weighted_accuracy(confusion),
-        "loss": float(losses.mean()),
-    }
+def _by_run(values: np.ndarray, steps: int) -> np.ndarray:
+    """Turns [S, R, B] into [R, steps · B]; zeros stand for the steps that are missing."""
+    filled = np.pad(values, ((0, steps - len(values)), (0, 0), (0, 0)))
+    return np.moveaxis(filled, 1, 0).reshape(values.shape[1], -1)

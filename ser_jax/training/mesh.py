@@ -2,11 +2,11 @@
 
 On a CPU every core is one virtual device and trains one run at a time: two runs side by side are faster than one run
 on two cores, and XLA's convolution is ten times slower inside a loop. On an accelerator a device holds many runs under
-`vmap`.
+`vmap`. Devices are first given runs, which need no communication; what is left over splits the rows of every batch.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from ser_jax.errors import UserError
 
-RUN = "run"
+RUN, DATA = "run", "data"
+
+# Where the axes of an array lie.
+SHARED = P()  # every device has all of it
+OWN = P(RUN)  # [R, …], each run has its own
+ROWS = P(RUN, DATA)  # [R, B, …], and its rows are spread
+STEP_ROWS = P(None, RUN, DATA)  # [S, R, B, …], the same for many steps
+STEPS_OF_RUN = P(RUN, None, DATA)  # [R, S, B, …]
 
 
 def start_devices(count: int) -> list[Any]:
@@ -41,43 +48,67 @@ def start_devices(count: int) -> list[Any]:
     return devices[: count or len(devices)]
 
 
-def run_mesh(devices: list[Any]) -> Mesh:
-    """Returns a mesh with the one axis "run"."""
-    return Mesh(np.array(devices), (RUN,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[Any], runs: int, rows: int) -> Mesh:
+    """Divides devices over the runs of a group, then over the rows of a batch.
+
+    Args:
+      devices: The devices; those that neither the runs nor the rows can be divided over stay unused.
+      runs: Runs in a group.
+      rows: Rows of a batch.
+
+    Returns:
+      A mesh with the axes "run" and "data".
+    """
+    run = max(count for count in range(1, len(devices) + 1) if runs % count == 0)
+    data = max(count for count in range(1, len(devices) // run + 1) if rows % count == 0)
+    grid = np.array(devices[: run * data]).reshape(run, data)
+    return Mesh(grid, (RUN, DATA), axis_types=(AxisType.Auto,) * 2)
 
 
-def per_run(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays whose leading axis is the run."""
-    return NamedSharding(mesh, P(RUN))
+def place(mesh: Mesh, spec: P) -> NamedSharding:
+    """Returns the sharding of arrays whose axes lie as `spec` says."""
+    return NamedSharding(mesh, spec)
 
 
-def shared(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays that every run reads."""
-    return NamedSharding(mesh, P())
+def settle(mesh: Mesh, tree: Any) -> Any:
+    """Waits for arrays where programs must not overlap: on CPUs, as soon as devices communicate.
+
+    Measured with jaxlib 0.10.2: the devices of a CPU share a pool of threads, a device that waits for another one in a
+    collective keeps its thread, and with several programs in flight the process comes to a stop and is aborted.
+    """
+    if mesh.shape[DATA] > 1 and mesh.devices.flat[0].platform == "cpu":
+        jax.block_until_ready(tree)
+    return tree
 
 
-def over_runs(function: Callable[..., Any], mesh: Mesh, shared_arguments: int) -> Callable[..., Any]:
+def over_runs(function: Callable[..., Any], mesh: Mesh, in_specs: Sequence[P], out_spec: P = OWN) -> Callable[..., Any]:
     """Turns a function of one run into one of a group.
 
     Args:
-      function: Takes `shared_arguments` arguments that all runs share, then arguments of one run; returns arrays of
-        one run.
-      mesh: Mesh with the axis "run".
-      shared_arguments: How many leading arguments are shared.
+      function: Takes and returns arrays of one run; with a mesh axis "data" of more than one device, it sees its share
+        of the rows.
+      mesh: Mesh with the axes "run" and "data".
+      in_specs: Where the axes of every argument of the new function lie.
+      out_spec: The same of all results.
 
     Returns:
-      The same function with a leading run axis on the other arguments and on the results.
+      The function with a run axis in the arguments that have one, and in the results.
     """
+    axes = tuple(spec.index(RUN) if RUN in spec else None for spec in in_specs)
+    out_axis = out_spec.index(RUN)
 
     def local(*arguments):
-        common, own = arguments[:shared_arguments], arguments[shared_arguments:]
-        if jax.tree.leaves(own)[0].shape[0] == 1:
-            result = function(*common, *jax.tree.map(lambda leaf: leaf[0], own))
-            return jax.tree.map(lambda leaf: leaf[None], result)
-        return jax.vmap(lambda *run: function(*common, *run))(*own)
+        runs = next(
+            jax.tree.leaves(argument)[0].shape[axis]
+            for argument, axis in zip(arguments, axes, strict=True)
+            if axis is not None
+        )
+        if runs > 1:
+            return jax.vmap(function, axes, out_axis)(*arguments)
+        alone = [
+            argument if axis is None else jax.tree.map(lambda leaf, axis=axis: leaf.squeeze(axis), argument)
+            for argument, axis in zip(arguments, axes, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: jax.numpy.expand_dims(leaf, out_axis), function(*alone))
 
-    def group(*arguments):
-        specs = tuple(P() if n < shared_arguments else P(RUN) for n in range(len(arguments)))
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(RUN), check_vma=False)(*arguments)
-
-    return group
+    return jax.shard_map(local, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_spec, check_vma=False)

@@ -1,9 +1,8 @@
-"""The compiled programs of a group: a train step and a scoring step per length bucket, ready before the first step."""
+"""The compiled programs of a group of runs and the data they read, ready before the first step."""
 
 import functools
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,12 @@ import numpy as np
 
 from ser_jax.arrays.dataset import Dataset
 from ser_jax.training import mesh as meshes
-from ser_jax.training import optimiser
+from ser_jax.training import selection
 from ser_jax.training import step as steps
+from ser_jax.training.chunked import Chunked
+from ser_jax.training.functions import functions
+from ser_jax.training.mesh import OWN, SHARED
+from ser_jax.training.stepwise import Stepwise
 
 
 def use_compilation_cache(folder: Path) -> None:
@@ -30,8 +33,10 @@ class Programs:
     """Programs and data of one group size.
 
     Attributes:
-      mesh: Mesh with the axis "run".
+      mesh: Mesh with the axes "run" and "data".
       size: Runs in a group.
+      chunk: Steps that are dispatched at once.
+      late: By how many epochs results may be fetched late.
       seconds: Wall time of compilation.
     """
 
@@ -42,11 +47,14 @@ class Programs:
         *,
         learning_rate: float,
         clip_norm: float,
+        patience: int,
         classes: int,
         batch_size: int,
         devices: list[Any],
         size: int,
+        chunk: int,
         training: bool,
+        split_rows: bool = True,
     ):
         """Puts the data on the devices and compiles the programs of every bucket.
 
@@ -55,111 +63,101 @@ class Programs:
           dataset: All utterances.
           learning_rate: Of Adam.
           clip_norm: Largest global norm of the gradient.
+          patience: Epochs without a better one after which a run stops; 0: never.
           classes: Number of classes K.
           batch_size: Rows B of a batch.
-          devices: Devices; the largest number of them that divides the group is used.
+          devices: Devices; see `mesh.make_mesh`.
           size: Runs in a group.
+          chunk: Steps of one program; 0: every step is dispatched by itself.
           training: Whether to compile what training needs, too.
+          split_rows: Whether devices that are left over share the rows of a batch.
         """
-        used = max(count for count in range(1, len(devices) + 1) if size % count == 0)
-        self.mesh = meshes.run_mesh(devices[:used])
-        self.size = size
-        self._model = model
-        self._init = jax.jit(functools.partial(_init, model=model))
-        self.buckets = [
-            jax.device_put(steps.Bucket(inputs, targets), meshes.shared(self.mesh))
+        self.mesh, self.size = meshes.make_mesh(devices, size, batch_size if split_rows else 1), size
+        buckets = [
+            self._put(steps.Bucket(inputs, targets), SHARED)
             for inputs, targets in zip(dataset.buckets, dataset.targets, strict=True)
         ]
-        self._example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), self.buckets[0].inputs)
-        self.keep_best = jax.jit(
-            meshes.over_runs(lambda best, params, better: _choose(better, params, best), self.mesh, 0),
-            donate_argnums=0,
+        axis = meshes.DATA if self.mesh.shape[meshes.DATA] > 1 else None
+        of_run = functions(model, learning_rate=learning_rate, clip_norm=clip_norm, patience=patience, axis=axis)
+        self._init = jax.jit(of_run.init)
+        self._example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), buckets[0].inputs)
+        self._first = jax.jit(meshes.over_runs(selection.nothing_yet, self.mesh, [OWN]))
+        self._judge = jax.jit(
+            meshes.over_runs(of_run.judge, self.mesh, [OWN, OWN, SHARED, OWN, OWN, OWN]), donate_argnums=(0, 1)
         )
+        self._engine = Chunked(self.mesh, buckets, of_run, chunk) if chunk else Stepwise(self.mesh, buckets, of_run)
+        self.chunk, self.late = self._engine.chunk, self._engine.late
+
         begin = time.monotonic()
         self.state_shape = self._group_shape(jax.eval_shape(self._init, jax.random.key(0), self._example))
-        constants = steps.RunConstants(
-            dataset.device_statistics(dataset.statistics(dataset.utterances(0)[:1])), jnp.zeros(classes)
-        )
-        run_shape = self._group_shape(constants)
-        rows = self._group_shape(jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-        mask = self._group_shape(jax.ShapeDtypeStruct((batch_size,), jnp.bool_))
-        gradient = functools.partial(steps.gradient_step, apply=self._apply)
-        score = functools.partial(steps.score_step, apply=self._apply)
-        gradient = jax.jit(meshes.over_runs(gradient, self.mesh, 1), donate_argnums=2)
-        score = jax.jit(meshes.over_runs(score, self.mesh, 1))
-        moments = functools.partial(optimiser.update_moments, clip_norm=clip_norm)
-        params = functools.partial(optimiser.update_params, learning_rate=learning_rate)
-        self._moments = jax.jit(meshes.over_runs(moments, self.mesh, 0), donate_argnums=0)
-        self._params = jax.jit(meshes.over_runs(params, self.mesh, 0), donate_argnums=0)
-
-        state = self.state_shape
-
-        def compile_gradient(bucket: steps.Bucket) -> Callable[..., Any]:
-            return gradient.lower(bucket, state.params, state.counters, run_shape, rows, mask).compile()
-
-        def compile_score(bucket: steps.Bucket) -> Callable[..., Any]:
-            return score.lower(bucket, state.params, run_shape.statistics, rows).compile()
-
+        statistics = dataset.device_statistics(dataset.statistics(dataset.utterances(0)[:1]))
+        run_shape = self._group_shape(steps.RunConstants(statistics, np.zeros(classes, np.float32)))
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            gradients = pool.map(compile_gradient, self.buckets if training else [])
-            scores = pool.map(compile_score, self.buckets)
-            self._gradient, self._score = list(gradients), list(scores)
+            self._engine.compile(pool, self.state_shape, run_shape, (size, batch_size), training)
         self.seconds = time.monotonic() - begin
 
-    def train(self, bucket: int, state: steps.TrainState, run: Any, rows: Any, mask: Any) -> steps.TrainState:
-        """One `train_step` of every run of the group, as three programs (see optimiser.py); the state is consumed.
+    def train(self, state: steps.TrainState, run: Any, order: Any, rows: Any, mask: Any) -> steps.TrainState:
+        """One `train_step` per batch for every run of the group; the state is consumed.
 
         Args:
-          bucket: Number of the bucket that the batches are from.
           state: State of the group.
           run: Constants of the runs.
-          rows: [R, B] i32.
-          mask: [R, B] bool.
+          order: [S] integers, the bucket of every step.
+          rows: [S, R, B] i32, the batches.
+          mask: [S, R, B] bool.
 
         Returns:
           The new state.
         """
-        found, counters = self._gradient[bucket](
-            self.buckets[bucket], state.params, state.counters, run, *self.put((rows, mask))
-        )
-        adam = self._moments(state.adam, found.gradient, found.norm, found.good)
-        return steps.TrainState(self._params(state.params, adam, found.good), adam, counters)
+        return self._engine.train(state, run, order, rows, mask)
 
-    def score(self, bucket: int, params: Any, statistics: Any, rows: Any) -> jax.Array:
-        """Returns the logits [R, B, K] of one batch [R, B] of rows of every run of the group."""
-        return self._score[bucket](self.buckets[bucket], params, statistics, self.put(rows))
+    def score(self, params: Any, statistics: Any, order: Any, rows: Any) -> tuple[jax.Array, ...]:
+        """Scores batches.
 
-    def _apply(self, params: Any, inputs: Any) -> Any:
-        return self._model.apply({"params": params}, inputs)
+        Args:
+          params: Parameters of the runs.
+          statistics: Standardisation of the runs.
+          order: [S] integers, the bucket of every batch.
+          rows: [S, R, B] i32, the batches.
+
+        Returns:
+          Logits: arrays [R, …, K] that together hold, run by run, the rows of all S batches in order, and behind them
+          those of steps that fill up the last chunk.
+        """
+        return self._engine.score(params, statistics, order, rows)
+
+    def judge(
+        self, best: selection.Best, counters: Any, epoch: int, params: Any, logits: Any, part: selection.Validation
+    ) -> tuple[selection.Best, steps.Counters, selection.Scores]:
+        """`selection.judge` of every run of the group; `best` and `counters` are consumed."""
+        meshes.settle(self.mesh, logits)
+        number = self._put(np.int32(epoch), SHARED)
+        return meshes.settle(self.mesh, self._judge(best, counters, number, params, logits, part))
+
+    def put(self, tree: Any) -> Any:
+        """Puts arrays with a leading run axis on the devices of their runs."""
+        return self._put(tree, OWN)
+
+    def _put(self, tree: Any, spec: Any) -> Any:
+        return jax.device_put(tree, meshes.place(self.mesh, spec))
 
     def _group_shape(self, tree: Any) -> Any:
-        sharding = meshes.per_run(self.mesh)
+        sharding = meshes.place(self.mesh, OWN)
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self.size, *leaf.shape), leaf.dtype, sharding=sharding), tree
         )
 
-    def put(self, tree: Any) -> Any:
-        """Puts arrays with a leading run axis on the devices of their runs."""
-        return jax.device_put(tree, meshes.per_run(self.mesh))
-
-    def init(self, keys: list[int]) -> steps.TrainState:
+    def init(self, keys: list[int]) -> tuple[steps.TrainState, selection.Best]:
         """Returns the initial state of a group.
 
         Args:
           keys: One number per run, from which its parameters are drawn.
         """
         states = [jax.device_get(self._init(jax.random.key(key), self._example)) for key in keys]
-        return self.put(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
+        state = self.put(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
+        return state, self._first(state.params)
 
     @functools.cached_property
     def parameters(self) -> int:
         """Number of trained parameters of one run."""
         return sum(leaf.size // self.size for leaf in jax.tree.leaves(self.state_shape.params))
-
-
-def _init(key: jax.Array, example: Any, *, model: nn.Module) -> steps.TrainState:
-    return steps.init_state(model.init(key, example)["params"])
-
-
-def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.special
 
 from ser_jax.arrays import plans
 from ser_jax.arrays.dataset import Dataset
@@ -36,23 +37,22 @@ def group_logits(
     """
     rows = [dataset.rows(numbers) for numbers in utterances]
     counts = [max(-(-len(run[bucket]) // batch_size) for run in rows) for bucket in range(len(dataset.buckets))]
-    batches = [plans.scoring_batches(run, batch_size, counts) for run in rows]
-    pending = []
-    for bucket, count in enumerate(counts):
-        for number in range(count):
-            chosen = np.stack([run[bucket].rows[number] for run in batches])
-            pending.append((bucket, number, programs.score(bucket, params, statistics, chosen)))
-    scored = [(bucket, number, np.asarray(jax.device_get(logits), np.float64)) for bucket, number, logits in pending]
+    order = np.repeat(np.arange(len(counts)), counts)
+    if not len(order):
+        return [np.zeros((0, 0))] * len(utterances)
+    chosen, mask = plans.in_order(order, [plans.scoring_batches(run, batch_size, counts) for run in rows])
+    found = jax.device_get(programs.score(params, statistics, order, chosen))
+    logits = np.concatenate([np.reshape(values, (len(rows), -1, values.shape[-1])) for values in found], axis=1)
+    logits = logits[:, : len(order) * batch_size].astype(np.float64)
+    members = [dataset.utterances(bucket) for bucket in range(len(counts))]
     results = []
     for place, numbers in enumerate(utterances):
-        by_utterance = {}
-        for bucket, number, logits in scored:
-            real = batches[place][bucket].mask[number]
-            members = dataset.utterances(bucket)[batches[place][bucket].rows[number][real]]
-            by_utterance.update(zip(members.tolist(), logits[place][real], strict=True))
-        results.append(np.stack([by_utterance[number] for number in numbers.tolist()]) if len(numbers) else None)
-    classes = next((logits.shape[-1] for _, _, logits in scored), 0)
-    return [np.zeros((0, classes)) if result is None else result for result in results]
+        real = mask[:, place]
+        scored = np.concatenate([members[bucket][chosen[s, place][real[s]]] for s, bucket in enumerate(order)])
+        place_of = np.empty(len(dataset.bucket), np.int64)
+        place_of[scored] = np.arange(len(scored))
+        results.append(logits[place][real.reshape(-1)][place_of[numbers]])
+    return results
 
 
 def model_logits(
@@ -91,10 +91,4 @@ def model_logits(
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Returns the probabilities of logits [n, K], in float64."""
-    return np.exp(log_softmax(logits))
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the log-probabilities of logits [n, K], in float64."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)

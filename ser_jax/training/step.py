@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from ser_jax.arrays.inputs import Array, Inputs
 from ser_jax.arrays.standardise import Statistics, standardise
@@ -51,12 +52,14 @@ class Counters(NamedTuple):
       weight_sum: [] f32, sum of the weights.
       skipped: [] i32, steps skipped for a non-finite gradient, ever.
       bad_steps: [] i32, the same in a row; at MOST_BAD_STEPS the run has diverged and nothing changes any more.
+      active: [] bool, False once the run has stopped or diverged; nothing changes any more.
     """
 
     loss_sum: Array
     weight_sum: Array
     skipped: Array
     bad_steps: Array
+    active: Array
 
 
 class TrainState(NamedTuple):
@@ -76,7 +79,7 @@ class TrainState(NamedTuple):
 def init_state(params: Any) -> TrainState:
     """Returns the state of a run before its first step."""
     zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-    return TrainState(params, optimiser.init(params), Counters(zero, zero, none, none))
+    return TrainState(params, optimiser.init(params), Counters(zero, zero, none, none, jnp.array(True)))
 
 
 class Gradient(NamedTuple):
@@ -99,14 +102,22 @@ def take(bucket: Bucket, rows: Array, statistics: Statistics) -> tuple[Inputs, A
     return standardise(inputs, statistics, jnp), bucket.targets[rows]
 
 
-def cross_entropy(logits: Array, targets: Array, weights: Array) -> tuple[Array, Array]:
-    """Returns Σ w·ce and Σ w of logits [B, K], class numbers [B] and weights [B] (0 for a row that does not count)."""
+def cross_entropy(logits: Array, targets: Array, weights: Array) -> Array:
+    """Returns Σ w·ce of logits [B, K], class numbers [B] and weights [B] (0 for a row that does not count)."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return jnp.sum(jnp.where(weights > 0, losses, 0) * weights), jnp.sum(weights)
+    return jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
 
 
 def gradient_step(
-    bucket: Bucket, params: Any, counters: Counters, run: RunConstants, rows: Array, mask: Array, *, apply: Apply
+    bucket: Bucket,
+    params: Any,
+    counters: Counters,
+    run: RunConstants,
+    rows: Array,
+    mask: Array,
+    *,
+    apply: Apply,
+    axis: str | None = None,
 ) -> tuple[Gradient, Counters]:
     """Computes the gradient of one batch of one run.
 
@@ -120,23 +131,27 @@ def gradient_step(
       rows: [B] i32, the batch: rows of the bucket.
       mask: [B] bool, True = a real utterance of this run.
       apply: (params, inputs) → logits [B, K].
+      axis: Name of the mesh axis over which the rows of the batch are spread; None: all of them are here.
 
     Returns:
-      The gradient, not to be applied where the batch holds no real row, it is not finite or the run has diverged; and
-      the new sums.
+      The gradient of the whole batch, not to be applied where that holds no real row, it is not finite or the run has
+      stopped or diverged; and the new sums.
     """
     # What fills the batch up repeats its first real row: 0 · NaN would otherwise reach the gradient.
     rows = jnp.where(mask, rows, rows[jnp.argmax(mask)])
     inputs, targets = take(bucket, rows, run.statistics)
+    if axis is not None:  # There may be no real row among those that are here.
+        inputs = jax.tree.map(lambda values: jnp.where(jnp.any(mask), values, jnp.ones_like(values)), inputs)
     weights = jnp.where(mask, run.class_weights[targets], 0)
+    weight, real = _summed((jnp.sum(weights), jnp.sum(mask)), axis)
 
     def loss(params):
-        total, weight = cross_entropy(apply(params, inputs), targets, weights)
-        return total / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), (total, weight)
+        total = cross_entropy(apply(params, inputs), targets, weights)
+        return total / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), total
 
-    gradient, (total, weight) = jax.grad(loss, has_aux=True)(params)
+    gradient, total = _summed(jax.grad(loss, has_aux=True)(params), axis)
     norm = optimiser.global_norm(gradient)
-    work = jnp.any(mask) & (counters.bad_steps < MOST_BAD_STEPS)
+    work = (real > 0) & counters.active & (counters.bad_steps < MOST_BAD_STEPS)
     finite = jnp.isfinite(norm)
     good = work & finite
     bad = (work & ~finite).astype(jnp.int32)
@@ -145,8 +160,13 @@ def gradient_step(
         weight_sum=counters.weight_sum + jnp.where(good, weight, 0),
         skipped=counters.skipped + bad,
         bad_steps=jnp.where(good, 0, counters.bad_steps + bad),
+        active=counters.active,
     )
     return Gradient(gradient, norm, good), counters
+
+
+def _summed(tree: Any, axis: str | None) -> Any:
+    return tree if axis is None else lax.psum(tree, axis)
 
 
 def train_step(
@@ -159,12 +179,13 @@ def train_step(
     apply: Apply,
     learning_rate: float,
     clip_norm: float,
+    axis: str | None = None,
 ) -> TrainState:
     """One update of one run; arguments as for `gradient_step` and the optimiser.
 
     A gradient that is not to be applied leaves parameters and optimiser as they are, to the bit.
     """
-    found, counters = gradient_step(bucket, state.params, state.counters, run, rows, mask, apply=apply)
+    found, counters = gradient_step(bucket, state.params, state.counters, run, rows, mask, apply=apply, axis=axis)
     adam = optimiser.update_moments(state.adam, found.gradient, found.norm, found.good, clip_norm=clip_norm)
     params = optimiser.update_params(state.params, adam, found.good, learning_rate=learning_rate)
     return TrainState(params, adam, counters)

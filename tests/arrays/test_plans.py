@@ -54,6 +54,41 @@ def test_scoring_by_hand():
     assert longer.rows.tolist() == [[4, 0], [0, 0]] and longer.mask.tolist() == [[True, False], [False, False]]
 
 
+def test_lining_up_by_hand():
+    """Two runs; the first bucket has two batches, the second three. A step of a bucket takes its next batch."""
+
+    def run(first: int) -> list[plans.Batches]:
+        numbers = first + np.arange(5, dtype=np.int32)[:, None]
+        return [plans.Batches(part, part % 2 == 0) for part in (numbers[:2], numbers[2:])]
+
+    rows, mask = plans.in_order(np.array([1, 0, 1, 1, 0]), [run(10), run(20)])
+    assert rows.tolist() == [[[12], [22]], [[10], [20]], [[13], [23]], [[14], [24]], [[11], [21]]]
+    assert mask.tolist() == (rows % 2 == 0).tolist() and (rows.dtype, mask.dtype) == (np.int32, bool)
+    rows, mask = plans.in_order(np.array([], np.int64), [plans.scoring_batches([np.arange(0), np.arange(0)], 3)] * 2)
+    assert rows.shape == mask.shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "most", "chunk"),
+    [(144, 64, 48), (11, 64, 11), (64, 64, 64), (65, 64, 33), (128, 64, 64), (129, 64, 43), (5, 1, 1), (1, 64, 1)],
+)
+def test_chunks_by_hand(steps, most, chunk):
+    assert plans.even_chunk(steps, most) == chunk
+
+
+def test_no_steps_are_a_chunk_all_the_same():
+    """A final model has nothing to be tested on; chunks of 0 steps would mean: no chunks."""
+    assert plans.even_chunk(0, 64) >= 1
+
+
+@given(steps=st.integers(1, 5000), most=st.integers(1, 300))
+def test_chunks_are_few_and_even(steps, most):
+    chunk = plans.even_chunk(steps, most)
+    calls = -(-steps // chunk)
+    assert 1 <= chunk <= most and calls == -(-steps // most), "as few calls as the limit allows"
+    assert 0 <= calls * chunk - steps < calls, "no shorter chunk would do"
+
+
 def test_scoring_refuses_to_lose_rows():
     with pytest.raises(ValueError):
         plans.scoring_batches([np.arange(5)], 2, [2])
@@ -130,6 +165,30 @@ def test_scoring_uses_each_row_once_and_in_order(rows, batch_size, spare):
         for batches in (few, many):
             assert batches.rows[batches.mask].tolist() == bucket
             assert np.all(batches.rows[~batches.mask] == 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    steps=st.lists(st.integers(0, 5), min_size=1, max_size=4),
+    runs=st.integers(1, 3),
+    batch_size=st.integers(1, 3),
+    epoch=st.integers(1, 500),
+)
+def test_lining_up_uses_each_batch_once_and_in_order(steps, runs, batch_size, epoch):
+    rng, order = np.random.default_rng(epoch), np.array(order_of(steps, epoch=epoch), np.int64)
+    batches = [
+        [
+            plans.Batches(rng.integers(99, size=shape), rng.random(shape) < 0.5)
+            for shape in ((n, batch_size) for n in steps)
+        ]
+        for _ in range(runs)
+    ]
+    lined_up = plans.in_order(order, batches)
+    assert lined_up.rows.shape == lined_up.mask.shape == (sum(steps), runs, batch_size)
+    for number, run in enumerate(batches):
+        for bucket, expected in enumerate(run):
+            assert np.array_equal(lined_up.rows[order == bucket, number], expected.rows)
+            assert np.array_equal(lined_up.mask[order == bucket, number], expected.mask)
 
 
 def test_plans_are_a_pure_function_of_their_keys():

@@ -152,6 +152,23 @@ def test_spans(place):
     assert place.extract(place.corpus(*rows), max_seconds=3).extracted == 1
 
 
+def test_the_longest_are_begun_first(place, monkeypatch):
+    begun, original = [], extract.run
+
+    def recording(function, jobs, workers, *, processes):
+        begun.extend((job.path.name, job.start) for job in jobs)
+        return original(function, jobs, workers, processes=processes)
+
+    place.record("long.wav", seed=7, seconds=3)
+    spans: list[Row] = [("long.wav", 0.5, 1.5), ("long.wav", 2.0, 2.1)]
+    corpus = place.corpus(("0.wav", None, None), ("3.wav", None, None), ("long.wav", None, None), *spans)
+    monkeypatch.setattr(extract, "run", recording)
+    found = place.extract(corpus)
+    assert begun == [("long.wav", None), ("long.wav", 0.5), ("3.wav", None), ("0.wav", None), ("long.wav", 2.0)]
+    assert found.utterances == corpus.utterances
+    np.testing.assert_allclose(found.seconds, [0.3, 0.6, 3.0, 1.0, 0.1])
+
+
 def test_an_interrupted_extraction_resumes(place, monkeypatch):
     for number in range(20):
         place.record(f"more{number}.wav", seed=100 + number)

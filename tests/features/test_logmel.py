@@ -71,6 +71,12 @@ def test_a_window_covers_its_samples_only():
     np.testing.assert_array_equal(np.flatnonzero(changed), [5, 6, 7, 8, 9])
 
 
+def test_waves_of_any_layout():
+    wave = noise(4000)
+    np.testing.assert_array_equal(log_mel(wave[::-2], PAPER), log_mel(wave[::-2].copy(), PAPER))
+    assert log_mel(wave[:399], PAPER).shape == (0, 40) and log_mel(wave[:0], PAPER).shape == (0, 40)
+
+
 def test_silence():
     assert silence(PAPER) == pytest.approx(np.log(1e-10), rel=1e-6)
     np.testing.assert_array_equal(log_mel(np.zeros(1000, np.float32), PAPER), np.float32(silence(PAPER)))

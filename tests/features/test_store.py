@@ -1,5 +1,6 @@
 """The feature store: what goes in comes out, or nothing does."""
 
+import ast
 import concurrent.futures
 import errno
 import logging
@@ -42,6 +43,24 @@ def test_any_array_comes_back(tmp_path_factory, array):
     feature_store = FeatureStore(tmp_path_factory.getbasetemp() / "any")
     feature_store.put(NAME, array)
     np.testing.assert_array_equal(feature_store.get(NAME), array)
+
+
+@pytest.mark.parametrize("array", [np.float64(3), np.asfortranarray(ARRAY), ARRAY[:, ::2], ARRAY.astype(">i2")])
+def test_reading_gives_what_numpy_saves(filled, array, monkeypatch):
+    filled.put(NAME, array)
+    expected = np.load(filled.path(NAME))
+    monkeypatch.setattr(ast, "literal_eval", None)  # fails now and then in threads of Python 3.11
+    found = filled.get(NAME)
+    assert found.dtype == expected.dtype and found.flags.f_contiguous == expected.flags.f_contiguous
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="read-only"):
+        found[...] = 0
+
+
+def test_records_are_not_read(filled):
+    filled.put(NAME, np.zeros(2, [("a", "f4")]))
+    with pytest.raises(ValueError, match="plain numbers"):
+        filled.get(NAME)
 
 
 def test_the_folder_is_private(tmp_path):

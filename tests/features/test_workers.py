@@ -36,6 +36,12 @@ def test_every_job_gives_its_result(processes):
     assert found == {job: -job for job in jobs}
 
 
+def test_jobs_begin_in_their_order():
+    begun = []
+    list(workers.run(begun.append, [5, 3, 4, 1, 2], 1, processes=False))
+    assert begun == [5, 3, 4, 1, 2]
+
+
 def test_few_jobs_are_under_way():
     begun = []
 

@@ -17,6 +17,9 @@ from ser_jax.training.interrupt import Interrupted
 
 STEPS = len(tiny.steps_of_an_epoch())
 EPOCHS, PATIENCE = 30, 3
+CHUNK = 7  # an epoch is a whole chunk and part of another
+CALLS = -(-STEPS // CHUNK)  # of the training program by chunk in an epoch
+assert STEPS % CHUNK
 NO_SECONDS = {"seconds": None}
 
 pytestmark = pytest.mark.xdist_group("training")  # One process compiles the programs that these files share.
@@ -77,26 +80,40 @@ def short(tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.fixture(scope="module")
+def chunked(tmp_path_factory) -> Path:
+    """The same three runs, many steps at once."""
+    workdir = tmp_path_factory.mktemp("chunked")
+    tiny.trainer(workdir, tiny.programs(2, 2, CHUNK)).train(tiny.runs("a,b,c"))
+    return workdir
+
+
 class Interruption:
-    """Programs that do something after given calls; they count steps, and the utterances each place trains on."""
+    """Programs that do something after given calls.
+
+    They count the calls, the steps and batches that these were about, and the utterances each place trains on.
+    """
 
     def __init__(self, programs, monkeypatch, *, after_train=(), after_score=(), action=None):
-        self.trained = self.scored = 0
+        self.calls = self.trained = self.scored = self.batches = 0
         self.utterances = np.zeros(programs.size, int)
         train, score = programs.train, programs.score
         action = action or (lambda: signal.raise_signal(signal.SIGTERM))
 
-        def counted_train(*arguments):
-            result = train(*arguments)
-            self.trained += 1
-            self.utterances += arguments[-1].sum(axis=1)
-            if self.trained in after_train:
+        def counted_train(state, run, order, rows, mask):
+            assert 1 <= len(order) <= programs.chunk
+            result = train(state, run, order, rows, mask)
+            self.calls += 1
+            self.trained += len(order)
+            self.utterances += mask.sum(axis=(0, 2))
+            if self.calls in after_train:
                 action()
             return result
 
-        def counted_score(*arguments):
-            result = score(*arguments)
+        def counted_score(params, statistics, order, rows):
+            result = score(params, statistics, order, rows)
             self.scored += 1
+            self.batches += len(order)
             if self.scored in after_score:
                 action()
             return result
@@ -160,7 +177,7 @@ def test_finished_runs_are_not_trained_again(trained, monkeypatch):
     count = Interruption(tiny.programs(2, 2), monkeypatch)
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     tiny.trainer(trained, tiny.programs(2, 2), epochs=EPOCHS).train(tiny.runs())
-    assert count.trained == count.scored == 0
+    assert count.calls == count.scored == 0
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
@@ -205,8 +222,9 @@ def test_group_that_is_not_full(short, tmp_path, monkeypatch):
 
 def test_patience(trained, tmp_path, monkeypatch):
     """Every run stops after three epochs without a better one, and keeps what it had; the others go on undisturbed."""
-    count = Interruption(tiny.programs(2, 2), monkeypatch)
-    tiny.trainer(tmp_path, tiny.programs(2, 2), epochs=EPOCHS, patience=PATIENCE).train(tiny.runs())
+    programs = tiny.programs(2, 2, 0, PATIENCE)
+    count = Interruption(programs, monkeypatch)
+    tiny.trainer(tmp_path, programs, epochs=EPOCHS).train(tiny.runs())
     stopped = []
     for run in tiny.runs():
         best, epochs = (-1.0, 0.0, 0), 0
@@ -233,9 +251,11 @@ class Poisoned(fit.Trainer):
         return found._replace(statistics=jax.tree.map(lambda leaf: leaf.astype(np.float32), statistics))
 
 
-def test_diverged_run_disturbs_nobody(short, tmp_path, caplog):
+@pytest.mark.parametrize(("chunk", "beside_a_sound_one"), [(0, "short"), (CHUNK, "chunked")])
+def test_diverged_run_disturbs_nobody(chunk, beside_a_sound_one, request, tmp_path, caplog):
     """R18: it is marked, has no arrays and no scores, and the other run has the same bits as beside a sound one."""
-    trainer = Poisoned(tiny.protocol(), tiny.dataset(), tiny.programs(2, 2), tiny.settings(), tmp_path, {})
+    short = request.getfixturevalue(beside_a_sound_one)
+    trainer = Poisoned(tiny.protocol(), tiny.dataset(), tiny.programs(2, 2, chunk), tiny.settings(), tmp_path, {})
     diverged, sound = tiny.runs("a,b")
     trainer.train([diverged, sound])
     assert [path.name for path in (tmp_path / "models" / diverged.name).iterdir()] == ["model.json"]
@@ -247,10 +267,14 @@ def test_diverged_run_disturbs_nobody(short, tmp_path, caplog):
     assert [line["epoch"] for line in of_run(tmp_path, sound)] == [1, 2, 3]
 
 
-def test_group_in_which_every_run_diverges_ends_early(tmp_path, monkeypatch):
-    count = Interruption(tiny.programs(2, 2), monkeypatch)
-    Poisoned(tiny.protocol(), tiny.dataset(), tiny.programs(2, 2), tiny.settings(), tmp_path, {}).train(tiny.runs("a"))
-    assert count.trained == STEPS and history(tmp_path) == []
+@pytest.mark.parametrize(("chunk", "epochs"), [(0, 1), (CHUNK, 2)])
+def test_group_in_which_every_run_diverges_ends_early(chunk, epochs, tmp_path, monkeypatch):
+    """Where scores are read an epoch late, after one more epoch, in which nothing changes."""
+    programs = tiny.programs(2, 2, chunk)
+    count = Interruption(programs, monkeypatch)
+    Poisoned(tiny.protocol(), tiny.dataset(), programs, tiny.settings(), tmp_path, {}).train(tiny.runs("a"))
+    assert count.trained == epochs * STEPS and history(tmp_path) == []
+    assert outcome(tmp_path)["models/a-0/model.json"]["epochs"] == 1
 
 
 # --- Interruptions ----------------------------------------------------------------------------------------------------
@@ -277,28 +301,25 @@ def test_resumes_to_the_bit(short, tmp_path, monkeypatch, steps):
     assert outcome(tmp_path) == outcome(short)
 
 
-def score_calls(folds: str) -> int:
-    """Batches that scoring the validation parts of a group takes, in both buckets."""
-    counts = [[len(rows) for rows in tiny.dataset().rows(run.fold.validation)] for run in tiny.runs(folds)]
+def score_batches() -> int:
+    """Batches that hold the validation part of any fold, in both buckets."""
+    counts = [[len(rows) for rows in tiny.dataset().rows(fold.validation)] for fold in tiny.protocol().folds]
     return sum(-(-max(bucket) // tiny.BATCH) for bucket in zip(*counts, strict=True))
 
 
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_resumes_when_interrupted_in_validation(short, tmp_path, monkeypatch, epoch):
     """The epoch's scores are kept, not made again; after the last epoch only the models are missing."""
-    score = epoch * score_calls("a,b")
     with monkeypatch.context() as patch:
-        count = Interruption(tiny.programs(2, 2), patch, after_score=[score])
+        count = Interruption(tiny.programs(2, 2), patch, after_score=[epoch])
         with pytest.raises(Interrupted):
             tiny.trainer(tmp_path, tiny.programs(2, 2)).train(tiny.runs("a,b,c"))
-    trained, scored = count.trained, count.scored
-    assert (trained, scored) == (epoch * STEPS, score)
+    trained, scored, batches = count.trained, count.scored, count.batches
+    assert (trained, scored) == (epoch * STEPS, epoch)
     count = Interruption(tiny.programs(2, 2), monkeypatch)
     tiny.trainer(tmp_path, tiny.programs(2, 2)).train(tiny.runs("a,b,c"))
-    assert (trained + count.trained, scored + count.scored) == (
-        2 * 3 * STEPS,
-        3 * (score_calls("a,b") + score_calls("c")),
-    )
+    assert (trained + count.trained, scored + count.scored) == (2 * 3 * STEPS, 2 * 3)
+    assert batches + count.batches == 2 * 3 * score_batches()
     assert outcome(tmp_path) == outcome(short)
 
 
@@ -386,14 +407,124 @@ def test_checkpoint_of_another_group(halfway, short, tmp_path, monkeypatch, fold
         assert timeless(of_run(workdir, run)) == timeless(of_run(short, run))
 
 
-@pytest.mark.parametrize(("size", "devices", "steps"), [(1, 1, 9 * STEPS), (4, 4, 5 * STEPS - 3)])
-def test_resumes_on_other_devices(halfway, short, tmp_path, monkeypatch, size, devices, steps):
+@pytest.mark.parametrize(
+    ("size", "devices", "chunk", "steps"),
+    [(1, 1, 0, 9 * STEPS), (4, 4, 0, 5 * STEPS - 3), (2, 2, CHUNK, 5 * STEPS - 3)],
+)
+def test_resumes_on_other_devices(halfway, short, tmp_path, monkeypatch, size, devices, chunk, steps):
     """A larger group takes over the saved one; a smaller one begins again. R12 says how much may differ."""
     workdir = tmp_path / "copy"
     shutil.copytree(halfway, workdir)
-    count = Interruption(tiny.programs(size, devices), monkeypatch)
-    tiny.trainer(workdir, tiny.programs(size, devices)).train(tiny.runs("a,b,c"))
+    programs = tiny.programs(size, devices, chunk)
+    count = Interruption(programs, monkeypatch)
+    tiny.trainer(workdir, programs).train(tiny.runs("a,b,c"))
     assert count.trained == steps
     for run in tiny.runs("a,b,c"):
         tiny.assert_close(params_of(workdir, run), params_of(short, run), 0.01 * tiny.LEARNING_RATE)
         assert [line["epoch"] for line in of_run(workdir, run)] == [1, 2, 3]
+
+
+# --- Many steps at once, scores an epoch late -------------------------------------------------------------------------
+
+
+def test_chunks_of_steps_train_as_steps_do(short, chunked):
+    for run in tiny.runs("a,b,c"):
+        tiny.assert_close(params_of(chunked, run), params_of(short, run), 0.01 * tiny.LEARNING_RATE)
+    keys = ("fold", "seed", "epoch")
+    assert [[line[key] for key in keys] for line in history(chunked)] == [
+        [line[key] for key in keys] for line in history(short)
+    ]
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [[1], [CALLS], [CALLS + 1], [3 * CALLS], [3 * CALLS + 1], [6 * CALLS], [1, 1, 2 * CALLS]],
+    ids=lambda calls: "+".join(map(str, calls)),
+)
+def test_chunks_resume_to_the_bit(chunked, tmp_path, monkeypatch, calls):
+    """R2: between any two chunks; the scores of every epoch that is over are on disk, although they are read late."""
+    programs = tiny.programs(2, 2, CHUNK)
+    steps = made = 0
+    for call in calls:
+        with monkeypatch.context() as patch:
+            count = Interruption(programs, patch, after_train=[call])
+            with pytest.raises(Interrupted, match="SIGTERM"):
+                tiny.trainer(tmp_path, programs).train(tiny.runs("a,b,c"))
+        assert count.calls == call, "it leaves at the next boundary of chunks"
+        steps, made = steps + count.trained, made + call
+        over = (made - 1) // CALLS  # epochs: three with lines of runs a and b, then those of c
+        found = timeless(history(tmp_path)) if (tmp_path / "metrics.jsonl").is_file() else []
+        assert found == timeless(history(chunked))[: min(2 * over, 3 + over)]
+    count = Interruption(programs, monkeypatch)
+    tiny.trainer(tmp_path, programs).train(tiny.runs("a,b,c"))
+    assert (steps + count.trained, made + count.calls) == (2 * 3 * STEPS, 2 * 3 * CALLS)
+    assert outcome(tmp_path) == outcome(chunked)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_chunks_resume_when_interrupted_in_validation(chunked, tmp_path, monkeypatch, epoch):
+    """The scores of that very epoch are read before it leaves."""
+    programs = tiny.programs(2, 2, CHUNK)
+    with monkeypatch.context() as patch:
+        count = Interruption(programs, patch, after_score=[epoch])
+        with pytest.raises(Interrupted):
+            tiny.trainer(tmp_path, programs).train(tiny.runs("a,b,c"))
+    trained, scored = count.trained, count.scored
+    assert (trained, scored) == (epoch * STEPS, epoch)
+    assert timeless(history(tmp_path)) == timeless(history(chunked))[: 2 * epoch]
+    count = Interruption(programs, monkeypatch)
+    tiny.trainer(tmp_path, programs).train(tiny.runs("a,b,c"))
+    assert (trained + count.trained, scored + count.scored) == (2 * 3 * STEPS, 2 * 3)
+    assert outcome(tmp_path) == outcome(chunked)
+
+
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1e9], ids=["checkpoints", "none"])
+def test_chunks_killed_without_warning(chunked, tmp_path, monkeypatch, checkpoint_seconds):
+    """In epoch 3 of the first group, the scores of epoch 2 not read yet unless a checkpoint was made."""
+
+    def kill():
+        raise Killed
+
+    programs = tiny.programs(2, 2, CHUNK)
+    with monkeypatch.context() as patch:
+        count = Interruption(programs, patch, after_train=[2 * CALLS + 1], action=kill)
+        with pytest.raises(Killed):
+            tiny.trainer(tmp_path, programs, checkpoint_seconds=checkpoint_seconds).train(tiny.runs("a,b,c"))
+    before = count.trained
+    assert max(line["epoch"] for line in history(tmp_path)) == (1 if checkpoint_seconds else 2)
+    count = Interruption(programs, monkeypatch)
+    tiny.trainer(tmp_path, programs).train(tiny.runs("a,b,c"))
+    assert before + count.trained == 2 * 3 * STEPS + CHUNK + (2 * STEPS if checkpoint_seconds else 0)
+    assert outcome(tmp_path) == outcome(chunked)
+
+
+def test_patience_when_scores_are_read_late(tmp_path, monkeypatch):
+    """The same files as when every epoch is read at once; the epoch that a group then does too many changes nothing."""
+    programs = tiny.programs(2, 2, CHUNK, PATIENCE)
+    assert programs.late == 1
+    trained = []
+    for late in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(programs, "late", late)
+            count = Interruption(programs, patch)
+            tiny.trainer(tmp_path / str(late), programs, epochs=EPOCHS).train(tiny.runs())
+            trained.append(count.trained)
+    assert outcome(tmp_path / "0") == outcome(tmp_path / "1")
+    stopped = [len(of_run(tmp_path / "0", run)) for run in tiny.runs()]
+    ends = max(stopped[:2]), max(stopped[2:])
+    assert min(ends) < EPOCHS, "otherwise patience has ended no group"
+    assert trained == [sum(ends) * STEPS, sum(min(end + 1, EPOCHS) for end in ends) * STEPS]
+
+
+def test_chunks_are_taken_over_by_steps(short, tmp_path, monkeypatch):
+    """A checkpoint says nothing of how the steps were dispatched."""
+    with monkeypatch.context() as patch:
+        count = Interruption(tiny.programs(2, 2, CHUNK), patch, after_train=[CALLS + 1])
+        with pytest.raises(Interrupted):
+            tiny.trainer(tmp_path, tiny.programs(2, 2, CHUNK)).train(tiny.runs("a,b"))
+    before = count.trained
+    count = Interruption(tiny.programs(2, 2), monkeypatch)
+    tiny.trainer(tmp_path, tiny.programs(2, 2)).train(tiny.runs("a,b"))
+    assert (before, before + count.trained) == (STEPS + CHUNK, 3 * STEPS)
+    for run in tiny.runs("a,b"):
+        tiny.assert_close(params_of(tmp_path, run), params_of(short, run), 0.01 * tiny.LEARNING_RATE)

@@ -34,11 +34,11 @@ def test_large_blocks_are_reused():
 
 
 TRAINING = """
-import resource, sys
+import re, sys
 from pathlib import Path
 import jax
 import numpy as np
-from ser_jax import config, experiment
+from ser_jax import config, machinery
 from ser_jax.corpora.table import Utterance
 from ser_jax.features.extract import Features
 from ser_jax.protocols import folds
@@ -49,7 +49,7 @@ from ser_jax.training.runs import list_runs
 
 c = config.get_config()
 c.system, c.training.devices, c.training.epochs, c.training.compilation_cache = "hsf_crnn", 2, 1, False
-devices = experiment.start(c)
+devices = machinery.start(c)
 classes = ("angry", "happy", "neutral", "sad")
 rows = [
     Utterance(f"{n}", f"{n}.wav", label=classes[n % 4], speaker="abcd"[n // 40]) for n in range(160)
@@ -64,18 +64,20 @@ rng = np.random.default_rng(0)
 frames = [rng.normal(size=(int(rng.integers(50, 400)), 40)).astype(np.float32) for _ in rows]
 hsf = rng.normal(size=(len(rows), 6373)).astype(np.float32)
 features = Features(tuple(rows), frames, hsf, np.ones(len(rows)), (), {}, "", 0)
-data = experiment.make_dataset(c, protocol, features)
+data = machinery.make_dataset(c, protocol, features)
 arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(data.buckets)) + hsf.nbytes
 runs = list_runs(protocol, seeds=4, first_seed=0, folds="")
-programs = experiment.make_programs(c, data, 4, devices, len(runs))
+programs = machinery.make_programs(c, data, protocol, devices, len(runs))
 assert programs.size == 2
-settings = Settings(epochs=1, batch_size=32, class_weights="none", patience=0, checkpoint_seconds=0)
+settings = Settings(epochs=1, batch_size=32, class_weights="none", checkpoint_seconds=0)
 workdir = Path(sys.argv[1])
 Trainer(protocol, data, programs, settings, workdir, {}).train(runs)
 models = (model_files.read_model(workdir / "models" / run.name) for run in runs)
 scoring.model_logits(programs, data, models, [run.fold.test for run in runs], 32)
 state = 4 * programs.size * programs.parameters * 4  # parameters, two moments, the best parameters; float32
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, (2 * arrays + 4 * state + 1e9) / 1e9)
+# VmHWM, because ru_maxrss begins with the peak of the process that started this one.
+peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+print(peak / 1e9, (2 * arrays + 4 * state + 1e9) / 1e9)
 """
 
 

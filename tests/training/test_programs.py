@@ -1,6 +1,8 @@
 """The compiled programs of a group: what each run gives alone (R12), compiled once (R17)."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.monitoring
@@ -11,35 +13,43 @@ import tiny
 from ser_jax.training import step as steps
 
 STEPS = 30
+CHUNK = 7
 pytestmark = pytest.mark.xdist_group("training")
 COMPILED = "/jax/core/compile/backend_compile_duration"
+# Size of the group, devices, chunk.
+BY_STEP = [(2, 2, 0), (4, 1, 0), (4, 2, 0), (4, 4, 0), (1, 2, 0), (1, 4, 0), (2, 4, 0)]
+BY_CHUNK = [(4, 1, CHUNK), (2, 2, CHUNK), (2, 4, CHUNK)]
 
 
 @functools.cache
-def batches() -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Bucket, rows [4, B] and mask [4, B] of every step; now and then a run has nothing to do."""
+def batches() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bucket [S] of every step, rows [S, 4, B] and mask [S, 4, B]; now and then a run has nothing to do."""
     rng = np.random.default_rng(0)
-    found = []
-    for number in range(STEPS):
-        bucket = number % len(tiny.buckets())
-        rows = rng.integers(len(tiny.buckets()[bucket].targets), size=(4, tiny.BATCH)).astype(np.int32)
-        found.append((bucket, rows, np.arange(tiny.BATCH) < rng.integers(tiny.BATCH + 1, size=(4, 1))))
-    assert any(not mask.any(axis=1).all() for _, _, mask in found)
-    return found
+    order = np.arange(STEPS) % len(tiny.buckets())
+    rows, mask = [], []
+    for bucket in order:
+        rows.append(rng.integers(len(tiny.buckets()[bucket].targets), size=(4, tiny.BATCH)).astype(np.int32))
+        mask.append(np.arange(tiny.BATCH) < rng.integers(tiny.BATCH + 1, size=(4, 1)))
+    assert not np.any(mask, axis=2).all()
+    return order, np.stack(rows), np.stack(mask)
 
 
-def stacked(members: list[int]) -> steps.RunConstants:
+def stacked(members: Sequence[int]) -> steps.RunConstants:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(tiny.constants(tiny.runs()[n]) for n in members))
 
 
-def train_group(size: int, devices: int, members: list[int]) -> steps.TrainState:
+@pytest.fixture(scope="module", params=BY_STEP + BY_CHUNK, ids=lambda case: "-".join(map(str, case)))
+def case(request) -> tuple[int, int, int]:
+    """Every group in turn, with all tests that take it: so they are compiled once, whichever process does it."""
+    return request.param
+
+
+def train_group(size: int, devices: int, chunk: int, members: Sequence[int]) -> steps.TrainState:
     """Trains runs 0…3 of the protocol, whichever are members, in a group; returns the state on the host."""
-    programs = tiny.programs(size, devices)
-    assert programs.mesh.size == devices
-    state, run = programs.init(members), programs.put(stacked(members))
-    for bucket, rows, mask in batches():
-        state = programs.train(bucket, state, run, rows[members], mask[members])
-    return jax.device_get(state)
+    programs = tiny.programs(size, devices, chunk)
+    state, run = programs.init(list(members))[0], programs.put(stacked(members))
+    order, rows, mask = batches()
+    return jax.device_get(programs.train(state, run, order, rows[:, members], mask[:, members]))
 
 
 def member(tree, place):
@@ -50,20 +60,22 @@ def member(tree, place):
 def train_alone(number: int) -> steps.TrainState:
     """The pure step of one run, from the same start."""
     run = tiny.constants(tiny.runs()[number])
-    state = member(jax.device_get(tiny.programs(2, 2).init([number, number])), 0)
-    for bucket, rows, mask in batches():
+    state = member(jax.device_get(tiny.programs(2, 2).init([number, number])[0]), 0)
+    for bucket, rows, mask in zip(*batches(), strict=True):
         state = tiny.train_step(tiny.buckets()[bucket], state, run, rows[number], mask[number])
     return jax.device_get(state)
 
 
-@pytest.mark.parametrize(("size", "devices"), [(2, 2), (4, 1), (4, 2), (4, 4)])
-def test_group_equals_each_run_alone(size, devices):
-    """R12: one run per device, many runs per device, any number of devices.
+def test_group_equals_each_run_alone(case):
+    """R12: one run per device, many runs per device, many devices per run, any number of devices; steps or chunks.
 
     Adam turns rounding errors of gradients near zero into steps as long as the learning rate, so the tolerance of the
     parameters is a share of it: the promised 1e-5 for the default 1e-3.
     """
-    found = train_group(size, devices, list(range(size)))
+    size, devices, chunk = case
+    mesh = tiny.programs(*case).mesh
+    assert mesh.size == devices and dict(mesh.shape) == {"run": min(size, devices), "data": max(1, devices // size)}
+    found = train_group(size, devices, chunk, range(size))
     for number in range(size):
         alone = train_alone(number)
         assert alone.adam.count > 20 and alone.counters.skipped == 0
@@ -72,52 +84,99 @@ def test_group_equals_each_run_alone(size, devices):
         np.testing.assert_allclose(member(found, number).counters, alone.counters, rtol=1e-5)
 
 
-def test_same_devices_same_bits():
+@pytest.mark.parametrize("chunk", [0, CHUNK])
+def test_same_devices_same_bits(chunk):
     """R12: neither chance nor the place in the group."""
-    first, again, swapped = (train_group(2, 2, members) for members in ([0, 1], [0, 1], [1, 0]))
+    first, again, swapped = (train_group(2, 2, chunk, members) for members in ([0, 1], [0, 1], [1, 0]))
     assert tiny.bits(first) == tiny.bits(again)
     assert tiny.bits(member(first, 0)) == tiny.bits(member(swapped, 1))
     assert tiny.bits(member(first, 0)) != tiny.bits(member(first, 1))
 
 
-@pytest.mark.parametrize(("size", "devices"), [(2, 2), (4, 2)])
-def test_score_equals_each_run_alone(size, devices):
-    programs = tiny.programs(size, devices)
-    members = list(range(size))
-    params, statistics = programs.init(members).params, stacked(members).statistics
+def train_in_parts(programs: Any, parts: Sequence[tuple[np.ndarray, ...]]) -> steps.TrainState:
+    state, run = programs.init([0, 1])[0], programs.put(stacked([0, 1]))
+    for order, rows, mask in parts:
+        state = programs.train(state, run, order, rows, mask)
+    return jax.device_get(state)
+
+
+@pytest.mark.parametrize(("devices", "chunk"), [(2, 0), (2, CHUNK), (4, CHUNK)])
+def test_where_the_steps_are_cut_does_not_matter(devices, chunk):
+    """To the bit: what fills a chunk up moves nothing. A training that was interrupted cuts them elsewhere."""
+    programs = tiny.programs(2, devices, chunk)
+    order, rows, mask = (values[:9] for values in batches())
+    rows, mask = rows[:, :2], mask[:, :2]
+    whole = tiny.bits(train_in_parts(programs, [(order, rows, mask)]))
+    for cuts in ([5], [1, 6, 8]):
+        parts = zip(*(np.split(values, cuts) for values in (order, rows, mask)), strict=True)
+        assert tiny.bits(train_in_parts(programs, list(parts))) == whole
+
+
+def test_steps_that_fill_a_chunk_up_move_nothing():
+    """Five steps in a chunk of seven are those five, whatever the others hold and of whatever shape they are."""
+    programs = tiny.programs(2, 2, CHUNK)
+    order, rows, mask = (values[:7].copy() for values in batches())
+    rows, mask = rows[:, :2], mask[:, :2]
+    mask[5:] = False
+    five = tiny.bits(train_in_parts(programs, [(order[:5], rows[:5], mask[:5])]))
+    assert tiny.bits(train_in_parts(programs, [(order, rows, mask)])) == five
+    order[5:], rows[5:] = 1 - order[5:], 11
+    assert tiny.bits(train_in_parts(programs, [(order, rows, mask)])) == five
+    assert tiny.bits(train_in_parts(programs, [(order[:3], rows[:3], mask[:3])])) != five
+
+
+def test_no_steps_at_all():
+    for chunk in (0, CHUNK):
+        programs = tiny.programs(2, 2, chunk)
+        state = programs.init([0, 1])[0]
+        before = tiny.bits(state)
+        assert tiny.bits(train_in_parts(programs, [tuple(values[:0] for values in batches())])) == before
+
+
+def test_score_equals_each_run_alone(case):
+    """Run by run the rows of all batches in order; behind them, what fills the last chunk up."""
+    size, _, chunk = case
+    programs = tiny.programs(*case)
+    members, number_of_batches = list(range(size)), 9
+    params, statistics = programs.init(members)[0].params, stacked(members).statistics
+    order, rows, _ = (values[:number_of_batches] for values in batches())
+    found = programs.score(params, programs.put(statistics), order, rows[:, members])
+    shape = (size, chunk, tiny.BATCH) if chunk else (size, tiny.BATCH)
+    assert [logits.shape for logits in found] == [(*shape, len(tiny.CLASSES))] * (2 if chunk else number_of_batches)
+    logits = np.concatenate([np.reshape(part, (size, -1, tiny.BATCH, len(tiny.CLASSES))) for part in found], axis=1)
     apply = jax.jit(functools.partial(steps.score_step, apply=tiny.apply))
-    for bucket, rows, _ in batches()[:2]:
-        logits = programs.score(bucket, params, programs.put(statistics), rows[members])
-        assert logits.shape == (size, tiny.BATCH, len(tiny.CLASSES))
-        for number in members:
-            own = member((jax.device_get(params), statistics), number)
-            alone = apply(tiny.buckets()[bucket], *own, rows[number])
-            np.testing.assert_allclose(logits[number], alone, atol=1e-5)
+    for number in members:
+        own = member((jax.device_get(params), statistics), number)
+        for place, bucket in enumerate(order):
+            alone = apply(tiny.buckets()[bucket], *own, rows[place, number])
+            np.testing.assert_allclose(logits[number, place], alone, atol=1e-5)
+    assert programs.score(params, programs.put(statistics), order[:0], rows[:0, members]) == ()
 
 
 def test_the_start_depends_on_the_key_only():
-    pair, four = tiny.programs(2, 2).init([5, 2**32 - 1]), tiny.programs(4, 1).init([2**32 - 1, 7, 5, 5])
+    pair, best = tiny.programs(2, 2).init([5, 2**32 - 1])
+    four, _ = tiny.programs(4, 1).init([2**32 - 1, 7, 5, 5])
     assert tiny.bits(member(pair, 0)) == tiny.bits(member(four, 2)) == tiny.bits(member(four, 3))
     assert tiny.bits(member(pair, 1)) == tiny.bits(member(four, 0))
     assert len({str(tiny.bits(member(four, place).params)) for place in range(3)}) == 3
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves((four.adam, four.counters)))
-
-
-def test_keep_best_chooses_per_run():
-    programs = tiny.programs(2, 2)
-    best, params = programs.init([0, 1]).params, programs.init([2, 3]).params
-    before, now = jax.device_get(best), jax.device_get(params)
-    kept = programs.keep_best(best, params, programs.put(np.array([False, True])))
-    assert tiny.bits(member(kept, 0)) == tiny.bits(member(before, 0))
-    assert tiny.bits(member(kept, 1)) == tiny.bits(member(now, 1))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves((four.adam, four.counters._replace(active=0))))
+    assert four.counters.active.tolist() == [True] * 4
+    assert tiny.bits(best.params) == tiny.bits(pair.params) and best.epoch.tolist() == [0, 0]
 
 
 def test_number_of_parameters():
     number = sum(leaf.size for leaf in jax.tree.leaves(train_alone(0).params))
-    assert tiny.programs(2, 2).parameters == tiny.programs(4, 1).parameters == number
+    assert tiny.programs(2, 2).parameters == tiny.programs(4, 1, CHUNK).parameters == number
 
 
-def test_one_compilation_per_shape_and_none_later(tmp_path):
+@pytest.mark.parametrize(
+    ("devices", "chunk", "ahead", "lazily"),
+    [
+        pytest.param(1, 0, 2 * len(tiny.buckets()), 4, id="by step"),  # lazily also moments and parameters
+        pytest.param(2, CHUNK, 2, 2, id="by chunk, rows on two devices"),
+    ],
+)
+def test_one_compilation_per_shape_and_none_later(devices, chunk, ahead, lazily, tmp_path):
     """R17. Everything that later epochs, groups and resumed trainings need is compiled in the first epoch."""
     compiled = []
 
@@ -128,10 +187,10 @@ def test_one_compilation_per_shape_and_none_later(tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        programs = tiny.new_programs(1, 1)
-        assert compiled.count("jit(group)") == 2 * len(tiny.buckets()), "a train and a score program for every shape"
+        programs = tiny.new_programs(1, devices, chunk)
+        assert compiled.count("jit(local)") == ahead, "a train and a score program: for every shape, or for all"
         tiny.trainer(tmp_path / "one", programs, epochs=1).train(tiny.runs("a"))
-        assert compiled.count("jit(group)") == 2 * len(tiny.buckets()) + 3, "moments, parameters, best parameters"
+        assert compiled.count("jit(local)") == ahead + lazily, "the start of the best epoch, its choice"
         compiled.clear()
         tiny.trainer(tmp_path / "more", programs, epochs=3).train(tiny.runs("b,c"))
         assert compiled == []

@@ -12,6 +12,7 @@ import tiny
 
 from ser_jax.arrays.inputs import Inputs
 from ser_jax.arrays.standardise import Statistics, standardise
+from ser_jax.training import mesh as meshes
 from ser_jax.training import step as steps
 
 GOLDEN = {
@@ -63,9 +64,8 @@ def state() -> steps.TrainState:
 def test_cross_entropy_by_hand():
     """Row 0: −ln ½. Row 1: twice −ln ¾. Row 2 weighs nothing, whatever it holds and whatever its class."""
     logits = jnp.array([[0.0, 0.0], [np.log(3.0), 0.0], [np.nan, np.inf]])
-    total, weight = steps.cross_entropy(logits, jnp.array([1, 0, -1]), jnp.array([1.0, 2.0, 0.0]))
+    total = steps.cross_entropy(logits, jnp.array([1, 0, -1]), jnp.array([1.0, 2.0, 0.0]))
     np.testing.assert_allclose(total, np.log(2) + 2 * np.log(4 / 3), rtol=1e-6)
-    assert weight == 3
 
 
 def linear(weights: Any, inputs: Any) -> Any:
@@ -77,7 +77,7 @@ def linear_case(class_weights, mask) -> tuple[steps.Gradient, steps.Counters]:
     frames = jnp.array([[[1.0, 2.0]], [[-3.0, 0.5]], [[0.0, 4.0]]])
     bucket = steps.Bucket(Inputs(jnp.ones(3), frames=frames), jnp.array([0, 1, 1]))
     run = steps.RunConstants(Statistics(np.zeros(2), np.ones(2)), jnp.array(class_weights))
-    counters = steps.Counters(jnp.array(10.0), jnp.array(20.0), jnp.array(3), jnp.array(2))
+    counters = steps.Counters(jnp.array(10.0), jnp.array(20.0), jnp.array(3), jnp.array(2), jnp.array(True))
     step = jax.jit(functools.partial(steps.gradient_step, apply=linear))
     return step(bucket, jnp.zeros((2, 2)), counters, run, jnp.arange(3), jnp.array(mask))
 
@@ -90,14 +90,14 @@ def test_loss_and_class_weights_by_hand(float64):
     np.testing.assert_allclose(found.gradient, expected, rtol=1e-12)
     np.testing.assert_allclose(found.norm, np.sqrt(np.sum(expected**2)), rtol=1e-12)
     assert found.good
-    np.testing.assert_allclose(counters, [10 + 2.5 * np.log(2), 20 + 2.5, 3, 0], rtol=1e-12)
+    np.testing.assert_allclose(counters, [10 + 2.5 * np.log(2), 20 + 2.5, 3, 0, True], rtol=1e-12)
 
 
 def test_weights_that_sum_to_nothing(float64):
     """max(Σ w, tiny) keeps 0/0 away."""
     found, counters = linear_case([0.0, 1.0], [True, False, False])
     assert np.all(found.gradient == 0) and found.good
-    np.testing.assert_array_equal(counters, [10, 20, 3, 0])
+    np.testing.assert_array_equal(counters, [10, 20, 3, 0, True])
 
 
 def test_class_weights_scale_what_a_row_counts(state):
@@ -166,7 +166,7 @@ def test_against_an_independent_step():
         params = optax.apply_updates(params, updates)
         total, count = total + value * weights[targets].sum(), count + weights[targets].sum()
         tiny.assert_close(state.params, params, 1e-5)
-    np.testing.assert_allclose(state.counters, [total, count, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(state.counters, [total, count, 0, 0, True], rtol=1e-5)
 
 
 def golden_numbers() -> dict[str, Any]:
@@ -219,7 +219,7 @@ def test_one_gradient_that_is_not_finite_is_skipped_and_counted(state, value):
     """R18. The next good step forgets that it was in a row, not that it happened."""
     after = train(state, bucket=with_frames(0, value))
     assert tiny.bits((after.params, after.adam)) == tiny.bits((state.params, state.adam))
-    np.testing.assert_array_equal(after.counters, [*state.counters[:2], 1, 1])
+    np.testing.assert_array_equal(after.counters, [*state.counters[:2], 1, 1, True])
     good = train(after)
     assert tiny.bits(good._replace(counters=None)) == tiny.bits(train(state)._replace(counters=None))
     assert (int(good.counters.skipped), int(good.counters.bad_steps)) == (1, 0)
@@ -245,3 +245,78 @@ def test_four_in_a_row_and_a_batch_without_rows_are_no_divergence(state):
         after = train(train(after, bucket=bad), mask=empty)
     assert int(after.counters.bad_steps) == 4
     assert int(train(after).counters.bad_steps) == 0
+
+
+@pytest.mark.parametrize("value", [None, np.nan])
+def test_run_that_has_stopped_changes_nothing_any_more(state, value):
+    """Neither by a good batch nor by a bad one, whose steps are not counted either."""
+    stopped = state._replace(counters=state.counters._replace(active=jnp.array(False)))
+    bucket = None if value is None else with_frames(0, value)
+    assert tiny.bits(train(stopped, bucket=bucket)) == tiny.bits(stopped)
+
+
+# --- Rows of a batch on several devices -------------------------------------------------------------------------------
+
+
+@functools.cache
+def spread(devices: int) -> Any:
+    """Gradient and train step of one run, the rows of its batch spread over devices."""
+    mesh = meshes.make_mesh(jax.local_devices()[:devices], 1, tiny.BATCH)
+    assert dict(mesh.shape) == {"run": 1, "data": devices}
+    axis = meshes.DATA if devices > 1 else None
+    constants = {"learning_rate": tiny.LEARNING_RATE, "clip_norm": tiny.CLIP_NORM}
+
+    def both(bucket, state, run, rows, mask):
+        gradient = functools.partial(steps.gradient_step, apply=tiny.apply, axis=axis)
+        found, _ = gradient(bucket, state.params, state.counters, run, rows, mask)
+        return found, steps.train_step(bucket, state, run, rows, mask, apply=tiny.apply, axis=axis, **constants)
+
+    specs = [meshes.SHARED, meshes.OWN, meshes.OWN, meshes.ROWS, meshes.ROWS]
+    return jax.jit(meshes.over_runs(both, mesh, specs))
+
+
+def on_devices(devices: int, state, mask: Any = MASK, bucket=None) -> tuple[steps.Gradient, steps.TrainState]:
+    bucket = tiny.buckets()[0] if bucket is None else bucket
+    group = jax.tree.map(lambda leaf: leaf[None], (state, tiny.constants(tiny.runs()[0]), ROWS, jnp.asarray(mask)))
+    return jax.tree.map(lambda leaf: leaf[0], jax.device_get(spread(devices)(bucket, *group)))
+
+
+several = pytest.mark.parametrize("devices", [2, 4])
+MASKS = {"all": [1, 1, 1, 1], "three": [1, 1, 1, 0], "two": [1, 1, 0, 0], "last": [0, 0, 0, 1]}
+
+
+@several
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_rows_on_several_devices_give_the_same_gradient(state, devices, mask):
+    """Also where a device has no real row."""
+    found, after = on_devices(devices, state, np.array(mask, bool))
+    alone, expected = on_devices(1, state, np.array(mask, bool))
+    assert found.good and alone.good and alone.norm > 1e-3
+    tiny.assert_close(found.gradient, alone.gradient, 1e-6)
+    np.testing.assert_allclose(found.norm, alone.norm, rtol=1e-6)
+    tiny.assert_close(after.adam, expected.adam, 1e-6)
+    tiny.assert_close(after.params, expected.params, 0.01 * tiny.LEARNING_RATE)
+    np.testing.assert_allclose(after.counters, expected.counters, rtol=1e-6)
+    tiny.assert_close(expected, train(state, mask=jnp.array(mask, bool)), 1e-6)
+
+
+@several
+def test_nothing_to_do_on_several_devices(state, devices):
+    """A batch without a real row, a bad one, and one of a run that has stopped, to the bit."""
+    assert tiny.bits(on_devices(devices, state, np.zeros(4, bool))[1]) == tiny.bits(state)
+    for row in (0, 7):  # on the first and on another device
+        bad = on_devices(devices, state, bucket=with_frames(row, np.nan))[1]
+        assert tiny.bits((bad.params, bad.adam)) == tiny.bits((state.params, state.adam))
+        np.testing.assert_array_equal(bad.counters, [*state.counters[:2], 1, 1, True])
+    stopped = state._replace(counters=state.counters._replace(active=jnp.array(False)))
+    assert tiny.bits(on_devices(devices, stopped)[1]) == tiny.bits(stopped)
+
+
+@several
+@pytest.mark.parametrize("value", [0.0, 1e4, np.nan, np.inf])
+def test_rows_that_are_not_real_change_nothing_on_several_devices(state, devices, value):
+    """To the bit; the last device, and with four the one before it, has no real row."""
+    mask = np.array([True, True, False, False])
+    expected = tiny.bits(on_devices(devices, state, mask)[1])
+    for row in (7, 5):
+        assert tiny.bits(on_devices(devices, state, mask, with_frames(row, value))[1]) == expected

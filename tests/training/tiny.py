@@ -13,6 +13,7 @@ from ser_jax.arrays import dataset as datasets
 from ser_jax.arrays import plans
 from ser_jax.corpora.table import Utterance
 from ser_jax.models import build
+from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.protocols import folds
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.training import step as steps
@@ -93,8 +94,8 @@ def buckets() -> list[steps.Bucket]:
 
 
 @functools.cache
-def model() -> Any:
-    return build.build_model(config(), len(CLASSES))
+def model(unfold: bool = False) -> Any:
+    return build.build_model(config(), len(CLASSES), Arithmetic(unfold=unfold))
 
 
 def apply(params: Any, inputs: Any) -> Any:
@@ -105,21 +106,29 @@ def apply(params: Any, inputs: Any) -> Any:
 train_step = jax.jit(functools.partial(steps.train_step, apply=apply, learning_rate=LEARNING_RATE, clip_norm=CLIP_NORM))
 
 
-def new_programs(size: int, devices: int) -> Programs:
+def new_programs(size: int, devices: int, chunk: int = 0, patience: int = 0) -> Programs:
+    """Programs of the tiny system; where many steps are one program its convolutions are unfolded, as in a real run."""
     return Programs(
-        model(),
+        model(unfold=chunk > 0),
         dataset(),
         learning_rate=LEARNING_RATE,
         clip_norm=CLIP_NORM,
+        patience=patience,
         classes=len(CLASSES),
         batch_size=BATCH,
         devices=jax.local_devices()[:devices],
         size=size,
+        chunk=chunk,
         training=True,
     )
 
 
-programs = functools.cache(new_programs)
+_programs = functools.cache(new_programs)
+
+
+def programs(size: int, devices: int, chunk: int = 0, patience: int = 0) -> Programs:
+    """Returns the same programs for the same arguments."""
+    return _programs(size, devices, chunk, patience)
 
 
 def runs(folds: str = "", seeds: int = 1) -> list[Run]:
@@ -133,7 +142,7 @@ def constants(run: Run) -> steps.RunConstants:
 
 
 def settings(**changes: Any) -> Settings:
-    usual: dict[str, Any] = {"epochs": 3, "class_weights": "none", "patience": 0, "checkpoint_seconds": 1e9}
+    usual: dict[str, Any] = {"epochs": 3, "class_weights": "none", "checkpoint_seconds": 1e9}
     return Settings(batch_size=BATCH, **{**usual, **changes})
 
 

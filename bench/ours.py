@@ -1,0 +1,83 @@
+"""Our side of the measurements: a group of runs, trained as the package trains it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import workload
+
+from ser_jax import machinery
+from ser_jax.arrays import plans
+from ser_jax.arrays.dataset import Dataset
+from ser_jax.config import Config
+from ser_jax.features.extract import Features
+from ser_jax.models import build
+from ser_jax.protocols.protocol import TRAIN, Fold, Protocol
+from ser_jax.training.step import RunConstants
+
+
+def make_data(config: Config, work: workload.Workload) -> tuple[Dataset, Protocol]:
+    """Pads a workload; its protocol has one fold, which trains on everything."""
+    classes, names = tuple("abcd"), tuple(f"{n:07d}" for n in range(len(work.targets)))
+    protocol = Protocol(
+        name="bench",
+        corpus="bench",
+        classes=classes,
+        label_mapping={},
+        ids=names,
+        labels=tuple(classes[target] for target in work.targets),
+        speakers=names,
+        folds=(Fold("all", TRAIN * len(names)),),
+        validation_rule="none",
+    )
+    hsf = work.hsf if build.uses_hsf(config) else None
+    features = Features((), work.log_mel, hsf, np.zeros(0), (), {}, "", len(names))
+    return machinery.make_dataset(config, protocol, features), protocol
+
+
+class Group:
+    """Runs in training.
+
+    Attributes:
+      size: How many at once.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, protocol: Protocol, devices: list[Any], runs: int):
+        """Compiles the programs of as many of the runs as the package trains at once, and draws their parameters."""
+        self._programs = machinery.make_programs(config, dataset, protocol, devices, runs)
+        self.size = self._programs.size
+        self._batch_size, self._sha256, fold = config.training.batch_size, protocol.sha256, protocol.folds[0]
+        self._rows = dataset.rows(fold.train)
+        self._steps = plans.steps_per_bucket([self._rows], self._batch_size)
+        statistics = dataset.device_statistics(dataset.statistics(fold.train))
+        constants = RunConstants(statistics, np.ones(workload.CLASSES, np.float32))
+        self._constants = self._programs.put(jax.tree.map(lambda leaf: np.stack([leaf] * self.size), constants))
+        self._state, _ = self._programs.init(list(range(self.size)))
+        self._epochs = 0
+
+    def epoch(self) -> None:
+        """Trains an epoch, from the draw of the batches to the last update."""
+        self._epochs += 1
+        order = plans.shape_order(self._steps, protocol=self._sha256, epoch=self._epochs)
+        drawn = [
+            plans.training_batches(
+                *(self._rows, self._steps, self._batch_size),
+                **{"protocol": self._sha256, "seed": seed, "fold": "all", "epoch": self._epochs},
+            )
+            for seed in range(self.size)
+        ]
+        self._train(order, *plans.in_order(order, drawn))
+
+    def step_of(self, bucket: int) -> Callable[[], None]:
+        """Returns what trains a single step on the first rows of a bucket."""
+        rows = np.arange(self._batch_size, dtype=np.int32) % len(self._rows[bucket])
+        batch = np.broadcast_to(rows, (1, self.size, self._batch_size))
+        return lambda: self._train(np.array([bucket]), batch, np.ones(batch.shape, bool))
+
+    def _train(self, order: np.ndarray, rows: np.ndarray, mask: np.ndarray) -> None:
+        chunk = self._programs.chunk
+        for first in range(0, len(order), chunk):
+            part = slice(first, first + chunk)
+            self._state = self._programs.train(self._state, self._constants, order[part], rows[part], mask[part])
+        jax.block_until_ready(self._state)

@@ -1,0 +1,148 @@
+"""How time per epoch and peak memory grow: with utterances, runs, virtual devices and rows of a batch.
+
+    python bench/scaling.py --json bench/results/scaling.json
+
+Every case is a process of its own. Up to --measured utterances an epoch is trained; beyond that it is simulated: the
+buckets and the epoch's plan are made for all lengths, and a step of each shape, timed on a few utterances, counts as
+often as the plan has it. Cases that are small enough are done both ways, which shows how far to trust the rest.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+import ours
+import workload
+
+UTTERANCES = (1_000, 4_000, 8_000, 16_000, 64_000, 256_000, 1_000_000)
+SWEEPS = {
+    "runs": [{"utterances": 1_000, "runs": runs} for runs in (1, 2, 10, 50)],
+    "devices": [{"utterances": 1_000, "runs": count, "devices": count} for count in (1, 2, 4, 8)],
+    "batch": [{"utterances": 4_000, "batch": batch} for batch in (32, 64, 256, 1_024)],
+}
+DEFAULT = {"utterances": 1_000, "runs": 2, "devices": 0, "batch": 32, "simulated": False}
+EPOCHS, STEPS = 3, 8  # timed of each kind, after one that is not
+
+
+def main() -> None:
+    """Runs every case and prints a table per sweep."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--system", default="plain_crnn")
+    parser.add_argument("--measured", type=int, default=8_000, help="most utterances that are really trained")
+    parser.add_argument("--json", default="", help="file for the result")
+    parser.add_argument("--case", default="", help="one case as JSON; the others are left out")
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(run_case(options.system, DEFAULT | json.loads(options.case))))
+        return
+    sweeps = {"utterances": []}
+    for utterances in UTTERANCES:
+        if utterances <= options.measured:
+            sweeps["utterances"].append({"utterances": utterances})
+        sweeps["utterances"].append({"utterances": utterances, "simulated": True})
+    result = measure.environment("jax", "jaxlib", "numpy") | {"system": options.system, "sweeps": {}}
+    for name, cases in (sweeps | SWEEPS).items():
+        found = [in_own_process(options.system, DEFAULT | case) for case in cases]
+        result["sweeps"][name] = found
+        print_sweep(f"{options.system}: {name}", found)
+    measure.write_json(options.json, result)
+
+
+def in_own_process(system: str, case: dict[str, Any]) -> dict[str, Any]:
+    """Runs a case and returns what it prints."""
+    command = [sys.executable, __file__, "--system", system, "--case", json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{case} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_case(system: str, case: dict[str, Any]) -> dict[str, Any]:
+    """Times an epoch of all runs of a case, and reads the peak of this process's memory."""
+    from ser_jax import config as configuration
+    from ser_jax import machinery
+
+    config = configuration.get_config()
+    config.system = system
+    config.training.devices, config.training.batch_size = case["devices"], case["batch"]
+    devices = machinery.start(config)
+    found = simulate(config, case, devices) if case["simulated"] else train_epochs(config, case, devices)
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return case | found | {"peak_bytes": 1024 * int(peak[1]) if peak else None}
+
+
+def train_epochs(config: Any, case: dict[str, Any], devices: list[Any]) -> dict[str, Any]:
+    """Trains whole epochs of one group; groups follow each other, so all runs take as many times as long."""
+    work = workload.features(case["utterances"], functionals=config.system == "hsf_crnn")
+    data_bytes = sum(values.nbytes for values in work.log_mel) + work.hsf.nbytes
+    dataset, protocol = ours.make_data(config, work)
+    work.log_mel.clear()
+    group = ours.Group(config, dataset, protocol, devices, case["runs"])
+    seconds = measure.alternate({"epoch": group.epoch}, EPOCHS)["epoch"]
+    groups = -(-case["runs"] // group.size)
+    return {"seconds": groups * measure.median(seconds), "data_bytes": data_bytes, "at_once": group.size}
+
+
+def simulate(config: Any, case: dict[str, Any], devices: list[Any]) -> dict[str, Any]:
+    """Plans an epoch of all utterances and counts the steps of each shape; times them on a few utterances."""
+    from ser_jax import machinery
+    from ser_jax.arrays import buckets, plans
+    from ser_jax.arrays.inputs import covered_frames
+    from ser_jax.models import build
+
+    size, runs = case["batch"], case["runs"]
+    rng = np.random.default_rng(0)
+    lengths = 1 + (rng.choice(workload.samples(), case["utterances"]) - workload.WINDOW) // workload.HOP
+    covered = covered_frames(lengths.astype(np.int32), build.channels(config))
+    shapes = machinery.most_shapes(config, len(lengths))
+    sizes = buckets.choose_sizes(covered, shapes=shapes, batch_size=size, train_share=1.0)
+    config.training.shapes = len(sizes)  # of the few utterances, too
+    number = buckets.assign(covered, sizes)
+    rows = [np.arange(np.sum(number == bucket)) for bucket in range(len(sizes))]
+    steps = plans.steps_per_bucket([rows], size)
+    begin = time.perf_counter()
+    order = plans.shape_order(steps, protocol="", epoch=1)
+    drawn = [plans.training_batches(rows, steps, size, protocol="", seed=n, fold="", epoch=1) for n in range(runs)]
+    plans.in_order(order, drawn)
+    planning = time.perf_counter() - begin
+
+    few = [np.zeros((length, workload.BANDS), np.float32) for length in np.repeat(sizes, size)]
+    functionals = rng.standard_normal((len(few), workload.FUNCTIONALS * (config.system == "hsf_crnn")), np.float32)
+    dataset, protocol = ours.make_data(config, workload.Workload(few, functionals, np.arange(len(few)) % 4))
+    group = ours.Group(config, dataset, protocol, devices, runs)
+    seconds = [measure.alternate({"step": group.step_of(bucket)}, STEPS)["step"] for bucket in range(len(sizes))]
+    training = float(np.dot(steps, [measure.median(taken) for taken in seconds]))
+    return {"seconds": planning + training, "planning_seconds": planning, "steps": int(steps.sum())}
+
+
+def print_sweep(title: str, found: list[dict[str, Any]]) -> None:
+    """Prints the cases of one sweep."""
+    columns = ("utterances", "runs", "at once", "devices", "batch", "how", "s per epoch of all runs")
+    columns += ("ms per utterance and run", "data GB", "peak GB")
+    rows = []
+    for case in found:
+        each = 1e3 * case["seconds"] / case["utterances"] / case["runs"]
+        data = case.get("data_bytes")
+        rows.append(
+            (
+                f"{case['utterances']:,}",
+                *(case["runs"], case.get("at_once", "–"), case["devices"] or "all", case["batch"]),
+                "simulated" if case["simulated"] else "trained",
+                f"{case['seconds']:.2f}",
+                f"{each:.3f}",
+                f"{data / 1e9:.2f}" if data else "–",
+                f"{case['peak_bytes'] / 1e9:.2f}" if data and case["peak_bytes"] else "–",
+            )
+        )
+    measure.print_table(title, columns, rows)
+
+
+if __name__ == "__main__":
+    main()

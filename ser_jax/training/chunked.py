@@ -1,0 +1,103 @@
+"""Many steps are one program: the form for accelerators, which would otherwise wait for the host between steps.
+
+The program goes through the steps by `lax.scan` and chooses the shape of each by `lax.switch`. All runs of a group take
+the same shape in the same step, so the switch is a real branch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+
+from ser_jax.training import mesh as meshes
+from ser_jax.training.functions import Functions
+from ser_jax.training.mesh import OWN, SHARED, STEP_ROWS, STEPS_OF_RUN
+from ser_jax.training.step import Bucket, RunConstants, TrainState
+
+
+class Chunked:
+    """Programs of `chunk` steps each.
+
+    Attributes:
+      chunk: Steps of one program.
+      late: Epochs by which results may be fetched late: 1, so that the device never waits.
+    """
+
+    late = 1
+
+    def __init__(self, mesh: Mesh, buckets: Sequence[Bucket], functions: Functions, chunk: int):
+        """Takes what the programs are made of; nothing is compiled yet."""
+        self.mesh, self.buckets, self.chunk = mesh, tuple(buckets), chunk
+
+        def train(buckets, state, run, order, rows, mask):
+            def step(state: TrainState, batch: Any) -> tuple[TrainState, None]:
+                shape, rows, mask = batch
+                branches = [_of_bucket(functions.gradient, bucket) for bucket in buckets]
+                found, counters = lax.switch(shape, branches, state.params, state.counters, run, rows, mask)
+                adam = functions.moments(state.adam, found.gradient, found.norm, found.good)
+                return TrainState(functions.params(state.params, adam, found.good), adam, counters), None
+
+            return lax.scan(step, state, (order, rows, mask))[0]
+
+        def score(buckets, params, statistics, order, rows):
+            def step(_, batch: Any) -> tuple[None, jax.Array]:
+                shape, rows = batch
+                return None, lax.switch(
+                    shape, [_of_bucket(functions.score, bucket) for bucket in buckets], params, statistics, rows
+                )
+
+            return lax.scan(step, None, (order, rows))[1]
+
+        self._train = jax.jit(
+            meshes.over_runs(train, mesh, [SHARED, OWN, OWN, SHARED, STEP_ROWS, STEP_ROWS]), donate_argnums=1
+        )
+        self._score = jax.jit(meshes.over_runs(score, mesh, [SHARED, OWN, OWN, SHARED, STEP_ROWS], STEPS_OF_RUN))
+        self._training: Any = None
+        self._scoring: Any = None
+
+    def compile(self, pool: Any, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool) -> None:
+        """Compiles training and scoring at the same time; arguments as for `Stepwise.compile`."""
+
+        def shape(sizes: tuple[int, ...], kind: Any, spec: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(sizes, kind, sharding=meshes.place(self.mesh, spec))
+
+        order = shape((self.chunk,), np.int32, SHARED)
+        rows, mask = (shape((self.chunk, *batch), kind, STEP_ROWS) for kind in (np.int32, np.bool_))
+
+        def train() -> Any:
+            return self._train.lower(self.buckets, state, run, order, rows, mask).compile()
+
+        def score() -> Any:
+            return self._score.lower(self.buckets, state.params, run.statistics, order, rows).compile()
+
+        jobs = [pool.submit(job) for job in ([score, train] if training else [score])]
+        self._scoring, self._training = jobs[0].result(), jobs[-1].result()
+
+    def train(self, state: TrainState, run: RunConstants, order: Any, rows: Any, mask: Any) -> TrainState:
+        """See `Programs.train`; what is missing to a whole chunk are steps without work."""
+        for start in range(0, len(order), self.chunk):
+            part = slice(start, start + self.chunk)
+            state = self._training(self.buckets, state, run, *self._put(order[part], rows[part], mask[part]))
+            meshes.settle(self.mesh, state)
+        return state
+
+    def score(self, params: Any, statistics: Any, order: Any, rows: Any) -> tuple[Any, ...]:
+        """See `Programs.score`."""
+        found = []
+        for start in range(0, len(order), self.chunk):
+            part = slice(start, start + self.chunk)
+            found.append(self._scoring(self.buckets, params, statistics, *self._put(order[part], rows[part])))
+        return tuple(found)
+
+    def _put(self, order: np.ndarray, *batches: np.ndarray) -> Any:
+        missing = self.chunk - len(order)
+        batches = tuple(np.pad(batch, ((0, missing), (0, 0), (0, 0))) for batch in batches)
+        order = jax.device_put(np.pad(order, (0, missing)).astype(np.int32), meshes.place(self.mesh, SHARED))
+        return order, *jax.device_put(batches, meshes.place(self.mesh, STEP_ROWS))
+
+
+def _of_bucket(function: Any, bucket: Bucket) -> Any:
+    return lambda *arguments: function(bucket, *arguments)
