@@ -44,7 +44,8 @@ def largest_group(runs: int, *, devices: int, limit: int | None, data: int, run:
       run: Bytes of one run.
 
     Returns:
-      A multiple of the devices if there are more runs than devices, else the number of runs.
+      A multiple of the devices if there are more runs than devices (so that each holds its share; places without a run
+      stay idle), else the number of runs.
 
     Raises:
       UserError: If the data and one run are more than a device holds.
@@ -60,7 +61,7 @@ def largest_group(runs: int, *, devices: int, limit: int | None, data: int, run:
             )
         groups = -(-per_device // room)
         per_device = -(-per_device // groups)
-    return min(runs, per_device * devices)
+    return runs if runs <= devices else per_device * devices
 
 
 def _time_arrays(bucket: Any) -> tuple[Any, ...]:
