@@ -23,6 +23,7 @@ class Chunked:
 
     Attributes:
       chunk: Steps of one program.
+      score_chunk: Batches that are scored by one program: as many.
       late: Epochs by which results may be fetched late: 1, so that the device never waits.
     """
 
@@ -30,7 +31,8 @@ class Chunked:
 
     def __init__(self, mesh: Mesh, buckets: Sequence[Bucket], functions: Functions, chunk: int):
         """Takes what the programs are made of; nothing is compiled yet."""
-        self.mesh, self.buckets, self.chunk = mesh, tuple(buckets), chunk
+        self.mesh, self.buckets = mesh, tuple(buckets)
+        self.chunk = self.score_chunk = chunk
 
         def train(buckets, state, run, order, rows, mask):
             def step(state: TrainState, batch: Any) -> tuple[TrainState, None]:

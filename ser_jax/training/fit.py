@@ -207,7 +207,7 @@ class Trainer:
         size = self.settings.batch_size
         rows, mask = plans.in_order(order, [plans.scoring_batches(part, size, self.validation_steps) for part in parts])
         targets = np.stack([self.dataset.targets[bucket][rows[step]] for step, bucket in enumerate(order)])
-        filled = -(-len(order) // self.programs.chunk) * self.programs.chunk
+        filled = -(-len(order) // self.programs.score_chunk) * self.programs.score_chunk
         part = selection.Validation(*(_by_run(values, filled) for values in (targets, mask)))
         return order, rows, self.programs.put(part)
 

@@ -70,6 +70,16 @@ def place(mesh: Mesh, spec: P) -> NamedSharding:
     return NamedSharding(mesh, spec)
 
 
+def compiler_options(mesh: Mesh) -> dict[str, Any]:
+    """Returns XLA's options: the devices of a CPU compute with one thread each.
+
+    They share a pool of as many threads as there are cores, and a product that one of them divides over all of them
+    waits for threads that work for the others: 28.0 instead of 24.4 ms a step (jaxlib 0.10.2, two devices).
+    """
+    alone = mesh.size == 1 or mesh.devices.flat[0].platform != "cpu"
+    return {} if alone else {"xla_cpu_multi_thread_eigen": False}
+
+
 def settle(mesh: Mesh, tree: Any) -> Any:
     """Waits for arrays where programs must not overlap: on CPUs, as soon as devices communicate.
 
@@ -81,7 +91,9 @@ def settle(mesh: Mesh, tree: Any) -> Any:
     return tree
 
 
-def over_runs(function: Callable[..., Any], mesh: Mesh, in_specs: Sequence[P], out_spec: P = OWN) -> Callable[..., Any]:
+def over_runs(
+    function: Callable[..., Any], mesh: Mesh, in_specs: Sequence[P], out_spec: P = OWN, *, drop: bool = True
+) -> Callable[..., Any]:
     """Turns a function of one run into one of a group.
 
     Args:
@@ -90,6 +102,8 @@ def over_runs(function: Callable[..., Any], mesh: Mesh, in_specs: Sequence[P], o
       mesh: Mesh with the axes "run" and "data".
       in_specs: Where the axes of every argument of the new function lie.
       out_spec: The same of all results.
+      drop: Whether a run that is alone on its device is computed without the run axis: necessary for convolutions,
+        which become slow with one; without it XLA updates large arrays where they lie.
 
     Returns:
       The function with a run axis in the arguments that have one, and in the results.
@@ -103,7 +117,7 @@ def over_runs(function: Callable[..., Any], mesh: Mesh, in_specs: Sequence[P], o
             for argument, axis in zip(arguments, axes, strict=True)
             if axis is not None
         )
-        if runs > 1:
+        if runs > 1 or not drop:
             return jax.vmap(function, axes, out_axis)(*arguments)
         alone = [
             argument if axis is None else jax.tree.map(lambda leaf, axis=axis: leaf.squeeze(axis), argument)

@@ -5,7 +5,8 @@ Kingma and Ba 2015, algorithm 1; the paper names no optimiser. The same mathemat
 
 It stands here, in two functions, because the update of HSF-CRNN's 7.3 million parameters is what its step costs. On
 the CPU XLA makes one loop per result; in one program the loop of the parameters reads the old moments, which the others
-overwrite, so XLA copies every array first. As two programs, moments before parameters, every loop works in place.
+overwrite, so XLA copies every array first. As two programs, moments before parameters, every loop works in place; also
+behind the gradient in its program, as long as the moments keep the run axis that they come with.
 """
 
 from typing import Any, NamedTuple
@@ -39,8 +40,8 @@ def init(params: Any) -> Adam:
 
 
 def global_norm(gradient: Any) -> Array:
-    """Returns the Euclidean norm of all gradients together, [] f32."""
-    return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(gradient)))
+    """Returns the Euclidean norm of all gradients together, [] f32; products sum faster than XLA's reduction does."""
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)))
 
 
 def update_moments(state: Adam, gradient: Any, norm: Array, good: Array, *, clip_norm: float) -> Adam:

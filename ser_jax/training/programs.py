@@ -35,7 +35,8 @@ class Programs:
     Attributes:
       mesh: Mesh with the axes "run" and "data".
       size: Runs in a group.
-      chunk: Steps that are dispatched at once.
+      chunk: Training steps that are handed over at once.
+      score_chunk: Batches whose logits come together.
       late: By how many epochs results may be fetched late.
       seconds: Wall time of compilation.
     """
@@ -86,7 +87,7 @@ class Programs:
             meshes.over_runs(of_run.judge, self.mesh, [OWN, OWN, SHARED, OWN, OWN, OWN]), donate_argnums=(0, 1)
         )
         self._engine = Chunked(self.mesh, buckets, of_run, chunk) if chunk else Stepwise(self.mesh, buckets, of_run)
-        self.chunk, self.late = self._engine.chunk, self._engine.late
+        self.chunk, self.score_chunk, self.late = self._engine.chunk, self._engine.score_chunk, self._engine.late
 
         begin = time.monotonic()
         self.state_shape = self._group_shape(jax.eval_shape(self._init, jax.random.key(0), self._example))

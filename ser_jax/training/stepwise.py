@@ -1,6 +1,8 @@
 """Every step is dispatched by itself: the form for CPUs, where XLA's convolution is ten times slower inside a loop.
 
-A train step is three programs, the gradient of its bucket's shape and two of the optimiser (see optimiser.py).
+A step is two programs: gradient and moments, of its bucket's shape, and the parameters (optimiser.py says why not one).
+Batches are handed over for many steps together, and the step counts itself: a transfer for every step would cost more
+than the call.
 """
 
 from collections.abc import Sequence
@@ -12,29 +14,41 @@ from jax.sharding import Mesh
 
 from ser_jax.training import mesh as meshes
 from ser_jax.training.functions import Functions
-from ser_jax.training.mesh import OWN, ROWS, SHARED
+from ser_jax.training.mesh import OWN, ROWS, SHARED, STEP_ROWS
 from ser_jax.training.step import Bucket, RunConstants, TrainState
+
+CHUNK = 16  # steps whose batches are handed over together; a signal waits for that many
 
 
 class Stepwise:
     """Programs of one step each.
 
     Attributes:
-      chunk: Steps of one program: 1.
+      chunk: Training steps whose batches are handed over together.
+      score_chunk: Batches that are scored by one program: 1.
       late: Epochs by which results may be fetched late: 0.
     """
 
-    chunk, late = 1, 0
+    chunk, score_chunk, late = CHUNK, 1, 0
 
     def __init__(self, mesh: Mesh, buckets: Sequence[Bucket], functions: Functions):
         """Takes what the programs are made of; nothing is compiled yet."""
         self.mesh, self.buckets = mesh, buckets
-        self._gradient = jax.jit(
-            meshes.over_runs(functions.gradient, mesh, [SHARED, OWN, OWN, OWN, ROWS, ROWS]), donate_argnums=2
-        )
+
+        def gradient(bucket: Bucket, params: Any, counters: Any, number: Any, run: Any, rows: Any, mask: Any) -> Any:
+            return *functions.gradient(bucket, params, counters, run, rows[number], mask[number]), number + 1
+
+        gradients = meshes.over_runs(gradient, mesh, [SHARED, OWN, OWN, OWN, OWN, STEP_ROWS, STEP_ROWS])
+        moments = meshes.over_runs(functions.moments, mesh, [OWN] * 4, drop=False)
+
+        def step(bucket: Bucket, params: Any, rest: Any, run: RunConstants, rows: Any, mask: Any) -> Any:
+            adam, counters, number = rest
+            found, counters, number = gradients(bucket, params, counters, number, run, rows, mask)
+            return found.good, (moments(adam, found.gradient, found.norm, found.good), counters, number)
+
+        self._gradient = jax.jit(step, donate_argnums=2)
+        self._params = jax.jit(meshes.over_runs(functions.params, mesh, [OWN] * 3, drop=False), donate_argnums=0)
         self._score = jax.jit(meshes.over_runs(functions.score, mesh, [SHARED, OWN, OWN, ROWS], ROWS))
-        self._moments = jax.jit(meshes.over_runs(functions.moments, mesh, [OWN] * 4), donate_argnums=0)
-        self._params = jax.jit(meshes.over_runs(functions.params, mesh, [OWN] * 3), donate_argnums=0)
         self._gradients: list[Any] = []
         self._scores: list[Any] = []
 
@@ -48,15 +62,16 @@ class Stepwise:
           batch: Runs R and rows B.
           training: Whether to compile what training needs, too.
         """
-        rows, mask = (
-            jax.ShapeDtypeStruct(batch, kind, sharding=meshes.place(self.mesh, ROWS)) for kind in (np.int32, np.bool_)
-        )
+        options = meshes.compiler_options(self.mesh)
+        rows, mask = (self._shape((self.chunk, *batch), kind, STEP_ROWS) for kind in (np.int32, np.bool_))
+        rest = state.adam, state.counters, self._shape(batch[:1], np.int32, OWN)
 
         def gradient(bucket: Bucket) -> Any:
-            return self._gradient.lower(bucket, state.params, state.counters, run, rows, mask).compile()
+            return self._gradient.lower(bucket, state.params, rest, run, rows, mask).compile(options)
 
         def score(bucket: Bucket) -> Any:
-            return self._score.lower(bucket, state.params, run.statistics, rows).compile()
+            scored = self._shape(batch, np.int32, ROWS)
+            return self._score.lower(bucket, state.params, run.statistics, scored).compile(options)
 
         gradients = pool.map(gradient, self.buckets if training else [])
         scores = pool.map(score, self.buckets)
@@ -64,21 +79,30 @@ class Stepwise:
 
     def train(self, state: TrainState, run: RunConstants, order: Any, rows: Any, mask: Any) -> TrainState:
         """See `Programs.train`."""
-        for bucket, *batch in zip(order.tolist(), rows, mask, strict=True):
-            found, counters = self._gradients[bucket](
-                self.buckets[bucket], state.params, state.counters, run, *self._put(batch)
-            )
-            adam = self._moments(state.adam, found.gradient, found.norm, found.good)
-            params = self._params(state.params, adam, found.good)
-            state = meshes.settle(self.mesh, TrainState(params, adam, counters))
+        for first in range(0, len(order), self.chunk):
+            part = slice(first, first + self.chunk)
+            batches = [self._put(self._filled(values[part]), STEP_ROWS) for values in (rows, mask)]
+            number = self._put(np.zeros(rows.shape[1], np.int32), OWN)
+            params, rest = state.params, (state.adam, state.counters, number)
+            for bucket in order[part].tolist():
+                good, rest = self._gradients[bucket](self.buckets[bucket], params, rest, run, *batches)
+                params = self._params(params, rest[0], good)
+                meshes.settle(self.mesh, params)
+            state = TrainState(params, rest[0], rest[1])
         return state
 
     def score(self, params: Any, statistics: Any, order: Any, rows: Any) -> tuple[Any, ...]:
         """See `Programs.score`."""
         return tuple(
-            self._scores[bucket](self.buckets[bucket], params, statistics, self._put(batch))
+            self._scores[bucket](self.buckets[bucket], params, statistics, self._put(batch, ROWS))
             for bucket, batch in zip(order.tolist(), rows, strict=True)
         )
 
-    def _put(self, batch: Any) -> Any:
-        return jax.device_put(batch, meshes.place(self.mesh, ROWS))
+    def _filled(self, batches: np.ndarray) -> np.ndarray:
+        return np.pad(batches, ((0, self.chunk - len(batches)), (0, 0), (0, 0)))
+
+    def _shape(self, sizes: tuple[int, ...], kind: Any, spec: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(sizes, kind, sharding=meshes.place(self.mesh, spec))
+
+    def _put(self, values: Any, spec: Any) -> Any:
+        return jax.device_put(values, meshes.place(self.mesh, spec))

@@ -13,6 +13,7 @@ import tiny
 from ser_jax.training import step as steps
 
 STEPS = 30
+LEARNING_RATE = 1e-3  # the default, for which 1e-5 is promised
 CHUNK = 7
 pytestmark = pytest.mark.xdist_group("training")
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -46,7 +47,7 @@ def case(request) -> tuple[int, int, int]:
 
 def train_group(size: int, devices: int, chunk: int, members: Sequence[int]) -> steps.TrainState:
     """Trains runs 0…3 of the protocol, whichever are members, in a group; returns the state on the host."""
-    programs = tiny.programs(size, devices, chunk)
+    programs = tiny.programs(size, devices, chunk, learning_rate=LEARNING_RATE)
     state, run = programs.init(list(members))[0], programs.put(stacked(members))
     order, rows, mask = batches()
     return jax.device_get(programs.train(state, run, order, rows[:, members], mask[:, members]))
@@ -61,25 +62,24 @@ def train_alone(number: int) -> steps.TrainState:
     """The pure step of one run, from the same start."""
     run = tiny.constants(tiny.runs()[number])
     state = member(jax.device_get(tiny.programs(2, 2).init([number, number])[0]), 0)
+    step = jax.jit(
+        functools.partial(steps.train_step, apply=tiny.apply, learning_rate=LEARNING_RATE, clip_norm=tiny.CLIP_NORM)
+    )
     for bucket, rows, mask in zip(*batches(), strict=True):
-        state = tiny.train_step(tiny.buckets()[bucket], state, run, rows[number], mask[number])
+        state = step(tiny.buckets()[bucket], state, run, rows[number], mask[number])
     return jax.device_get(state)
 
 
 def test_group_equals_each_run_alone(case):
-    """R12: one run per device, many runs per device, many devices per run, any number of devices; steps or chunks.
-
-    Adam turns rounding errors of gradients near zero into steps as long as the learning rate, so the tolerance of the
-    parameters is a share of it: the promised 1e-5 for the default 1e-3.
-    """
+    """R12: one run per device, many runs per device, many devices per run, any number of devices; steps or chunks."""
     size, devices, chunk = case
-    mesh = tiny.programs(*case).mesh
+    mesh = tiny.programs(*case, learning_rate=LEARNING_RATE).mesh
     assert mesh.size == devices and dict(mesh.shape) == {"run": min(size, devices), "data": max(1, devices // size)}
     found = train_group(size, devices, chunk, range(size))
     for number in range(size):
         alone = train_alone(number)
         assert alone.adam.count > 20 and alone.counters.skipped == 0
-        tiny.assert_close(member(found, number).params, alone.params, 0.01 * tiny.LEARNING_RATE)
+        tiny.assert_close(member(found, number).params, alone.params, 1e-5)
         tiny.assert_close(member(found, number).adam, alone.adam, 1e-5)
         np.testing.assert_allclose(member(found, number).counters, alone.counters, rtol=1e-5)
 
@@ -136,7 +136,7 @@ def test_no_steps_at_all():
 def test_score_equals_each_run_alone(case):
     """Run by run the rows of all batches in order; behind them, what fills the last chunk up."""
     size, _, chunk = case
-    programs = tiny.programs(*case)
+    programs = tiny.programs(*case, learning_rate=LEARNING_RATE)
     members, number_of_batches = list(range(size)), 9
     params, statistics = programs.init(members)[0].params, stacked(members).statistics
     order, rows, _ = (values[:number_of_batches] for values in batches())
@@ -172,7 +172,7 @@ def test_number_of_parameters():
 @pytest.mark.parametrize(
     ("devices", "chunk", "ahead", "lazily"),
     [
-        pytest.param(1, 0, 2 * len(tiny.buckets()), 4, id="by step"),  # lazily also moments and parameters
+        pytest.param(1, 0, 2 * len(tiny.buckets()), 3, id="by step"),  # lazily also the parameters
         pytest.param(2, CHUNK, 2, 2, id="by chunk, rows on two devices"),
     ],
 )
@@ -182,15 +182,15 @@ def test_one_compilation_per_shape_and_none_later(devices, chunk, ahead, lazily,
 
     def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         del duration_secs
-        if event == COMPILED:
+        if event == COMPILED and kwargs["fun_name"] in ("jit(local)", "jit(step)"):
             compiled.append(kwargs["fun_name"])
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         programs = tiny.new_programs(1, devices, chunk)
-        assert compiled.count("jit(local)") == ahead, "a train and a score program: for every shape, or for all"
+        assert len(compiled) == ahead, "a train and a score program: for every shape, or for all"
         tiny.trainer(tmp_path / "one", programs, epochs=1).train(tiny.runs("a"))
-        assert compiled.count("jit(local)") == ahead + lazily, "the start of the best epoch, its choice"
+        assert len(compiled) == ahead + lazily, "the start of the best epoch, its choice"
         compiled.clear()
         tiny.trainer(tmp_path / "more", programs, epochs=3).train(tiny.runs("b,c"))
         assert compiled == []

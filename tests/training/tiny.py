@@ -106,12 +106,14 @@ def apply(params: Any, inputs: Any) -> Any:
 train_step = jax.jit(functools.partial(steps.train_step, apply=apply, learning_rate=LEARNING_RATE, clip_norm=CLIP_NORM))
 
 
-def new_programs(size: int, devices: int, chunk: int = 0, patience: int = 0) -> Programs:
+def new_programs(
+    size: int, devices: int, chunk: int = 0, patience: int = 0, learning_rate: float = LEARNING_RATE
+) -> Programs:
     """Programs of the tiny system; where many steps are one program its convolutions are unfolded, as in a real run."""
-    return Programs(
+    made = Programs(
         model(unfold=chunk > 0),
         dataset(),
-        learning_rate=LEARNING_RATE,
+        learning_rate=learning_rate,
         clip_norm=CLIP_NORM,
         patience=patience,
         classes=len(CLASSES),
@@ -121,14 +123,19 @@ def new_programs(size: int, devices: int, chunk: int = 0, patience: int = 0) -> 
         chunk=chunk,
         training=True,
     )
+    if not chunk:
+        made.chunk = 1  # The loop hands over step by step, so that tests may interrupt it after any.
+    return made
 
 
 _programs = functools.cache(new_programs)
 
 
-def programs(size: int, devices: int, chunk: int = 0, patience: int = 0) -> Programs:
+def programs(
+    size: int, devices: int, chunk: int = 0, patience: int = 0, learning_rate: float = LEARNING_RATE
+) -> Programs:
     """Returns the same programs for the same arguments."""
-    return _programs(size, devices, chunk, patience)
+    return _programs(size, devices, chunk, patience, learning_rate)
 
 
 def runs(folds: str = "", seeds: int = 1) -> list[Run]:
