@@ -20,7 +20,7 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[hsf,test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[data,hsf,test]'
 	touch $@
 
 clean:

@@ -12,9 +12,9 @@ from ser_jax.errors import UserError
 PROTOCOL = "emodb4-speaker10"
 LABEL_MAPPING = {
     "W": "angry",
-    "L": "bored",
-    "E": "disgusted",
-    "A": "afraid",
+    "L": "boredom",
+    "E": "disgust",
+    "A": "fear",
     "F": "happy",
     "T": "sad",
     "N": "neutral",

@@ -1,5 +1,6 @@
 """EmotAsS, the Atypical Affect sub-challenge of ComParE 2018 (Schuller et al. 2018): official train, devel and test."""
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,8 @@ from ser_jax.corpora.release_root import release_root
 from ser_jax.corpora.table import CANONICAL_CLASSES, Corpus, Utterance, utterance_id
 from ser_jax.errors import UserError
 
-PROTOCOL = "emotass-devel"
+PROTOCOL = "emotass-official"
+PROTOCOL_WITHOUT_TEST = "emotass-devel"
 LABEL_MAPPING = {label: label for label in CANONICAL_CLASSES}
 
 _NAME = "ComParE2018_AtypicalAffect"
@@ -31,7 +33,7 @@ def read(root: Path, *, allow_missing: bool) -> Corpus:
       allow_missing: Whether listed recordings may be missing.
 
     Returns:
-      The corpus; its default protocol is `emotass-devel`.
+      The corpus; its default protocol is `emotass-official`, or `emotass-devel` where no test recording is there.
 
     Raises:
       UserError: The list is absent or has other columns, or recordings are missing.
@@ -52,9 +54,12 @@ def read(root: Path, *, allow_missing: bool) -> Corpus:
             f"emotass: {len(unlabelled)} recordings of train and devel in wav/ are not in {_LIST} and are left out "
             f"(first: {unlabelled[0]})"
         )
-    return listing.corpus(
+    corpus = listing.corpus(
         protocol=PROTOCOL, label_mapping=LABEL_MAPPING, allow_missing=allow_missing, warnings=warnings
     )
+    if any(row.split == "test" for row in corpus.utterances):
+        return corpus
+    return dataclasses.replace(corpus, protocol=PROTOCOL_WITHOUT_TEST)
 
 
 def _read_list(listing: Listing) -> set[str]:

@@ -49,6 +49,12 @@ def read(root: Path, *, allow_missing: bool) -> Corpus:
     return listing.corpus(protocol=PROTOCOL, label_mapping=LABEL_MAPPING, allow_missing=allow_missing)
 
 
+def speaker_of(turn: str) -> str:
+    """Returns who speaks a turn, `Ses01F_impro01_M000` → `Ses01M` (not the dialog's letter), or "" if it is no turn."""
+    match = _TURN.fullmatch(turn)
+    return f"Ses0{match[1]}{match[2]}" if match else ""
+
+
 def _summaries(root: Path) -> Iterator[tuple[int, Path]]:
     """Yields (session, file) of every dialog: not the sub-folders of single raters, not the "._" debris of macOS."""
     for session in _SESSIONS:
@@ -67,7 +73,7 @@ def _read_summary(listing: Listing, session: int, path: Path) -> None:
         if match is None:
             listing.reject(source, number, "bad line", f"{line[:80]!r}")
             continue
-        turn, turn_session, gender, label = match.groups()
+        turn, turn_session, _, label = match.groups()
         if int(turn_session) != session:
             listing.reject(source, number, "bad line", f"{turn} of session {turn_session} in Session{session}")
         elif label in LABEL_MAPPING:
@@ -77,7 +83,7 @@ def _read_summary(listing: Listing, session: int, path: Path) -> None:
                 id=utterance_id(file),
                 file=file,
                 label=LABEL_MAPPING[label],
-                speaker=f"Ses0{session}{gender}",
+                speaker=speaker_of(turn),
                 session=f"Session{session}",
             )
             listing.add(utterance, source, number)

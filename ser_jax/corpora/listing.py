@@ -24,6 +24,21 @@ class Unusable(UserError):
         self.rejected = tuple(rejected)
 
 
+class BadRow(Exception):
+    """A row of a list that cannot be used.
+
+    Attributes:
+      reason: Short fixed name of the reason (`Rejection.reason`).
+      detail: What was found, for a person.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        """Keeps both."""
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
 class Listing:
     """Collects the rows of a corpus while its lists are read.
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from ser_jax.corpora import list_file
-from ser_jax.corpora.listing import Listing, Unusable
+from ser_jax.corpora.default_protocol import default_protocol
+from ser_jax.corpora.listing import BadRow, Listing
 from ser_jax.corpora.manifest_path import refusal
 from ser_jax.corpora.release_root import release_root
 from ser_jax.corpora.table import Corpus, Utterance, utterance_id
@@ -17,7 +18,6 @@ from ser_jax.errors import UserError
 
 REQUIRED = ("file", "label")
 OPTIONAL = ("start", "end", "speaker", "session", "split")
-GROUPINGS = ("split", "speaker", "session")  # in the order in which the default protocol prefers them
 # "eval" is left out on purpose: it means devel to some and test to others.
 SPLITS = {
     "train": "train",
@@ -32,15 +32,6 @@ SPLITS = {
 
 _DELIMITERS = (",", ";", "\t")
 _SECONDS = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-
-
-class _BadRow(Exception):
-    """A row of the manifest that cannot be used."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 def read(root: Path, *, manifest: str, allow_missing: bool) -> Corpus:
@@ -73,9 +64,9 @@ def read(root: Path, *, manifest: str, allow_missing: bool) -> Corpus:
     for number, cells in _rows(path):
         try:
             listing.add(_utterance(release, cells), source, number)
-        except _BadRow as bad:
+        except BadRow as bad:
             listing.reject(source, number, bad.reason, bad.detail)
-    protocol, warnings = _default_protocol(listing, source)
+    protocol, warnings = default_protocol(listing, source)
     labels = sorted({row.label for row in listing.utterances})
     return listing.corpus(
         protocol=protocol,
@@ -130,22 +121,22 @@ def _known_columns(path: Path, header: list[str]) -> dict[str, int]:
 
 def _utterance(root: Path, cells: dict[str, str]) -> Utterance:
     if not cells:
-        raise _BadRow("bad line", "the number of cells is not that of the header")
+        raise BadRow("bad line", "the number of cells is not that of the header")
     file, label = cells["file"], cells["label"]
     if not file or not label:
-        raise _BadRow("bad line", f"empty {'label' if file else 'file'}")
+        raise BadRow("bad line", f"empty {'label' if file else 'file'}")
     why = refusal(root, file)
     if why:
-        raise _BadRow("refused path", f"{file[:80]!r}: {why}")
+        raise BadRow("refused path", f"{file[:80]!r}: {why}")
     file = str(PurePosixPath(file))
     start, end = _seconds("start", cells), _seconds("end", cells)
     if end is not None and (start or 0.0) >= end:
-        raise _BadRow("bad line", f"start {start or 0.0} is not before end {end}")
+        raise BadRow("bad line", f"start {start or 0.0} is not before end {end}")
     if not start and end is None:
         start = None  # the whole file, however it is written, has one id
     split = cells.get("split", "")
     if split and split.lower() not in SPLITS:
-        raise _BadRow("bad line", f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        raise BadRow("bad line", f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     return Utterance(
         id=utterance_id(file, start, end),
         file=file,
@@ -164,23 +155,5 @@ def _seconds(name: str, cells: dict[str, str]) -> float | None:
         return None
     value = float(text) if _SECONDS.fullmatch(text) else math.nan
     if not math.isfinite(value):
-        raise _BadRow("bad line", f"{name} {text[:80]!r} is not a number of seconds from 0")
+        raise BadRow("bad line", f"{name} {text[:80]!r} is not a number of seconds from 0")
     return value
-
-
-def _default_protocol(listing: Listing, source: str) -> tuple[str, list[str]]:
-    """Returns the default protocol and warnings about preferred columns that are filled only in part."""
-    rows = listing.utterances
-    filled = {name: sum(1 for row in rows if getattr(row, name)) for name in GROUPINGS}
-    warnings = []
-    for name in GROUPINGS:
-        if filled[name] == len(rows):
-            return f"manifest-{name}", warnings
-        if filled[name]:
-            warnings.append(f"{source}: {name} is filled in {filled[name]} of {len(rows)} rows, so it makes no folds")
-    found = ", ".join(f"{name} in {count}" for name, count in filled.items())
-    raise Unusable(
-        f"{source}: a leak-free evaluation needs a column speaker, session or split that is filled in every row; "
-        f"of {len(rows)} usable rows, filled are {found}",
-        listing.rejected,
-    )

@@ -49,6 +49,19 @@ class Rejection:
     detail: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class GivenFold:
+    """One fold of a corpus that is published with its folds.
+
+    Attributes:
+      name: Its name in the release.
+      splits: Utterance id → "train", "devel" or "test"; an utterance that is not in it is not used.
+    """
+
+    name: str
+    splits: Mapping[str, str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Corpus:
     """A corpus as read from disk, sorted by utterance id.
@@ -61,7 +74,8 @@ class Corpus:
       label_mapping: Label in the release → label in the table.
       rejected: Listed rows that cannot be used, with reasons.
       warnings: Sentences for the user (missing files, odd lines).
-      modified: True if listed recordings are missing (allowed by `corpus.allow_missing`).
+      modified: True if listed recordings are missing (allowed by `corpus.allow_missing`) or published folds lost rows.
+      folds: Published folds; empty for the corpora that have none or one (`Utterance.split`).
     """
 
     name: str
@@ -72,6 +86,7 @@ class Corpus:
     rejected: tuple[Rejection, ...] = ()
     warnings: tuple[str, ...] = ()
     modified: bool = False
+    folds: tuple[GivenFold, ...] = ()
 
     def path(self, utterance: Utterance) -> Path:
         """Returns the recording's path on this machine."""

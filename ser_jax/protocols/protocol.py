@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,13 @@ class Fold:
     Attributes:
       name: The speaker, session or partition that is tested.
       parts: One letter per utterance of the protocol: t(rain), v(alidation), (t)e(st) or - (unused).
+      epochs_from: Name of the fold whose best epoch, with the same seed, is the number of epochs to train; empty: the
+        fold's own validation part chooses.
     """
 
     name: str
     parts: str
+    epochs_from: str = ""
 
     def rows(self, part: str) -> np.ndarray:
         """Returns the numbers of the utterances of one part, ascending."""
@@ -41,6 +45,11 @@ class Fold:
     def test(self) -> np.ndarray:
         """Utterances that are scored, once, at the end."""
         return self.rows(TEST)
+
+    def value(self) -> dict[str, str]:
+        """Returns what the hash is taken over; an empty `epochs_from` is left out."""
+        value = {"name": self.name, "parts": self.parts}
+        return value | {"epochs_from": self.epochs_from} if self.epochs_from else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +80,22 @@ class Protocol:
     validation_rule: str
     refit_rule: str = "none"
 
+    def __post_init__(self):
+        """Checks that whoever takes the epochs of a fold can have them.
+
+        Raises:
+          ValueError: If `epochs_from` names no fold, the fold itself or one that chooses no epoch either.
+        """
+        choosing = {fold.name for fold in self.folds if not fold.epochs_from}
+        for fold in self.folds:
+            if fold.epochs_from and fold.epochs_from not in choosing:
+                raise ValueError(
+                    f"fold {fold.name}: epochs_from={fold.epochs_from!r} is no fold that chooses its own epoch "
+                    f"({', '.join(sorted(choosing))})"
+                )
+            if fold.epochs_from and len(fold.validation):
+                raise ValueError(f"fold {fold.name}: epochs_from={fold.epochs_from!r} beside a validation part")
+
     def value(self) -> dict[str, Any]:
         """Returns exactly what the hash is taken over."""
         return {
@@ -80,7 +105,7 @@ class Protocol:
             "validation": self.validation_rule,
             "refit": self.refit_rule,
             "utterances": [list(row) for row in zip(self.ids, self.labels, self.speakers, strict=True)],
-            "folds": [{"name": fold.name, "parts": fold.parts} for fold in self.folds],
+            "folds": [fold.value() for fold in self.folds],
         }
 
     @functools.cached_property
@@ -95,6 +120,22 @@ class Protocol:
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[label] if label else -1 for label in self.labels], np.int32)
 
+    def pooled_folds(self, trained: Collection[str]) -> tuple[str, ...]:
+        """Returns the folds whose test predictions make the scores of a protocol.
+
+        They are all folds, as in cross-validation, where every utterance is tested once. But where one fold chooses the
+        epochs of another, both are answers to the same question, and the later one counts if its labels are known.
+
+        Args:
+          trained: Names of the folds that were trained.
+        """
+        chosen_by = {
+            fold.epochs_from
+            for fold in self.folds
+            if fold.name in trained and any(self.labels[row] for row in fold.test.tolist())
+        }
+        return tuple(fold.name for fold in self.folds if fold.name in trained and fold.name not in chosen_by)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `protocol.json`."""
         folds = [
@@ -103,7 +144,7 @@ class Protocol:
                 "train": len(fold.train),
                 "validation": len(fold.validation),
                 "test": len(fold.test),
-                "parts": fold.parts,
+                **fold.value(),
             }
             for fold in self.folds
         ]

@@ -1,102 +1,14 @@
-"""The named protocols, and how a corpus becomes one of them."""
+"""How a corpus becomes a named protocol."""
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from ser_jax.corpora.table import CANONICAL_CLASSES, Corpus, Utterance
+from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.errors import UserError
 from ser_jax.protocols import folds as rules
-from ser_jax.protocols.protocol import Fold, Protocol
-
-Rule = Callable[[Sequence[Utterance]], tuple[tuple[Fold, ...], str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """A named protocol before it meets a release.
-
-    Attributes:
-      corpus: Name of the corpus it belongs to.
-      rule: Divides the utterances into folds.
-      classes: Class names, or None for all labels of the corpus.
-      keep: Which utterances with such labels belong to it.
-      counts: Expected utterances per class, per session ("Session1") or per partition and class ("train angry"); empty
-        if the corpus has no fixed size.
-      counts_are_certain: Whether other counts make it "+modified"; False: they only warn.
-    """
-
-    corpus: str
-    rule: Rule
-    classes: tuple[str, ...] | None = CANONICAL_CLASSES
-    keep: Callable[[Utterance], bool] = lambda utterance: True
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    counts_are_certain: bool = True
-
-
-def by_speaker(utterances: Sequence[Utterance]) -> tuple[tuple[Fold, ...], str]:
-    """Leave one speaker out."""
-    return rules.leave_one_out(utterances, "speaker")
-
-
-def by_session(utterances: Sequence[Utterance]) -> tuple[tuple[Fold, ...], str]:
-    """Leave one session out."""
-    return rules.leave_one_out(utterances, "session")
-
-
-def train_to_devel(utterances: Sequence[Utterance]) -> tuple[tuple[Fold, ...], str]:
-    """Train on the official train partition, test on devel."""
-    return rules.given_split(utterances, tested="devel")
-
-
-_IEMOCAP_5531 = {
-    **{"angry": 1103, "happy": 1636, "neutral": 1708, "sad": 1084},
-    **{"Session1": 1085, "Session2": 1023, "Session3": 1151, "Session4": 1031, "Session5": 1241},
-}
-_EMOTASS = {
-    **{"train angry": 126, "train happy": 718, "train neutral": 2197, "train sad": 301},
-    **{"devel angry": 157, "devel happy": 581, "devel neutral": 3107, "devel sad": 341},
-}
-
-SPECS: dict[str, Spec] = {
-    "demo-speaker": Spec("demo", by_speaker),
-    "emodb4-speaker10": Spec("emodb", by_speaker, counts={"angry": 127, "happy": 71, "neutral": 79, "sad": 62}),
-    "iemocap-5531-session5": Spec("iemocap", by_session, counts=_IEMOCAP_5531),
-    "iemocap-5531-speaker10": Spec("iemocap", by_speaker, counts=_IEMOCAP_5531),
-    # The paper's 5498 = 1090 / 1627 / 1704 / 1077 less nine happy turns that remain unexplained.
-    "iemocap-5507-session5": Spec(
-        "iemocap",
-        by_session,
-        keep=lambda utterance: "/Ses05M_script01_1b/" not in utterance.id,
-        counts={"angry": 1090, "happy": 1636, "neutral": 1704, "sad": 1077},
-    ),
-    "iemocap-impro-session5": Spec(
-        "iemocap",
-        by_session,
-        keep=lambda utterance: "impro" in utterance.id,
-        counts={"angry": 289, "happy": 947, "neutral": 1099, "sad": 608},
-    ),
-    "emotass-devel": Spec(
-        "emotass",
-        train_to_devel,
-        keep=lambda utterance: utterance.split != "test",
-        counts=_EMOTASS,
-        counts_are_certain=False,
-    ),
-    "manifest-speaker": Spec("manifest", by_speaker, classes=None),
-    "manifest-session": Spec("manifest", by_session, classes=None),
-    "manifest-split": Spec("manifest", rules.given_split, classes=None),
-    **{
-        f"{corpus}-final": Spec(corpus, rules.final, classes)
-        for corpus, classes in (
-            ("demo", CANONICAL_CLASSES),
-            ("emodb", CANONICAL_CLASSES),
-            ("emotass", CANONICAL_CLASSES),
-            ("iemocap", CANONICAL_CLASSES),
-            ("manifest", None),
-        )
-    },
-}
+from ser_jax.protocols.protocol import Protocol
+from ser_jax.protocols.specs import K_FOLD_CORPORA, Spec, k_fold_spec, specs_of
 
 
 def find_spec(name: str, corpus: Corpus) -> tuple[str, Spec]:
@@ -114,20 +26,24 @@ def find_spec(name: str, corpus: Corpus) -> tuple[str, Spec]:
     """
     if name == "auto":
         name = corpus.protocol
-    fitting = sorted(key for key, spec in SPECS.items() if spec.corpus == corpus.name)
-    if name not in SPECS or SPECS[name].corpus != corpus.name:
+    known = specs_of(corpus)
+    spec = known.get(name) or k_fold_spec(name)
+    if spec is None or spec.corpus != corpus.name:
+        fitting = sorted(known)
+        if corpus.name in K_FOLD_CORPORA:
+            fitting += [f"{corpus.name}-{group}-<k>fold" for group in ("speaker", "session")]
         raise UserError(
             f"protocol.name={name!r} is not a protocol of corpus.name={corpus.name!r}; "
             f"choose one of {', '.join(fitting)}"
         )
-    return name, SPECS[name]
+    return name, spec
 
 
 def select(spec: Spec, corpus: Corpus) -> Corpus:
     """Returns the corpus with only the utterances that belong to the protocol.
 
     Raises:
-      UserError: If none does.
+      UserError: If none does, or a class of the protocol has none.
     """
     kept = tuple(
         utterance
@@ -139,11 +55,15 @@ def select(spec: Spec, corpus: Corpus) -> Corpus:
             f"corpus.root={corpus.root} holds no utterance of the protocol: {len(corpus.utterances)} utterances with "
             f"the labels {sorted({utterance.label for utterance in corpus.utterances})}"
         )
+    found = collections.Counter(utterance.label for utterance in kept if utterance.label)
+    absent = [label for label in spec.classes or () if not found[label]]
+    if absent:
+        raise UserError(_absent_classes(absent, found, corpus))
     return dataclasses.replace(corpus, utterances=kept)
 
 
 def build_protocol(
-    name: str, spec: Spec, corpus: Corpus, usable: Sequence[Utterance]
+    name: str, spec: Spec, corpus: Corpus, usable: Sequence[Utterance], *, refit: str = rules.NO_REFIT
 ) -> tuple[Protocol, tuple[str, ...]]:
     """Makes the protocol of a corpus whose unusable recordings are known.
 
@@ -152,6 +72,7 @@ def build_protocol(
       spec: Its specification.
       corpus: The corpus after `select`.
       usable: Its utterances less those whose recordings were rejected, sorted by id.
+      refit: none | train+validation: what happens once the validation part has chosen the epoch.
 
     Returns:
       The protocol, and sentences about what the user should know.
@@ -160,7 +81,11 @@ def build_protocol(
       UserError: If the folds cannot be made or a training part lacks a class.
     """
     warnings = []
-    differences = _differences(spec.counts, usable)
+    differences = [
+        f"{key}: {found} instead of {expected}"
+        for key, (found, expected) in compare_counts(spec.counts, usable).items()
+        if found != expected
+    ]
     if differences:
         warnings.append(f"counts differ from {name}: {'; '.join(differences)}")
     lost = len(corpus.utterances) - len(usable)
@@ -187,15 +112,37 @@ def build_protocol(
         speakers=tuple(utterance.speaker for utterance in usable),
         folds=folds,
         validation_rule=validation,
+        refit_rule=rules.refit_rule(folds, refit),
     )
     return protocol, (*warnings, *_check_folds(protocol))
 
 
-def _differences(expected: Mapping[str, int], utterances: Sequence[Utterance]) -> list[str]:
+def compare_counts(expected: Mapping[str, int], utterances: Sequence[Utterance]) -> dict[str, tuple[int, int]]:
+    """Counts what a release is expected to hold.
+
+    Args:
+      expected: Utterances per class, session, partition, or partition and class (`Spec.counts`).
+      utterances: The usable utterances.
+
+    Returns:
+      What is counted → (found, expected).
+    """
     found = collections.Counter()
     for utterance in utterances:
-        found.update((utterance.label, utterance.session, f"{utterance.split} {utterance.label}"))
-    return [f"{key}: {found[key]} instead of {count}" for key, count in expected.items() if found[key] != count]
+        keys = (utterance.label, utterance.session, utterance.split, f"{utterance.split} {utterance.label}")
+        found.update(set(keys))
+    return {key: (found[key], count) for key, count in expected.items()}
+
+
+def _absent_classes(absent: Sequence[str], found: Mapping[str, int], corpus: Corpus) -> str:
+    """Returns the sentence about classes that no recording has, with the protocols that do without them."""
+    there = ", ".join(f"{label} {count}" for label, count in sorted(found.items()))
+    fitting = sorted(name for name, spec in specs_of(corpus).items() if set(spec.classes or ()) <= set(found))
+    remedy = f" or choose one of {', '.join(fitting)}" if fitting else ""
+    return (
+        f"corpus.root={corpus.root} has no recording of {', '.join(absent)}, which the protocol needs; found: {there}; "
+        f"complete the release{remedy}"
+    )
 
 
 def _check_folds(protocol: Protocol) -> list[str]:
@@ -203,6 +150,8 @@ def _check_folds(protocol: Protocol) -> list[str]:
     warnings = []
     for fold in protocol.folds:
         for part, rows in (("training", fold.train), ("validation", fold.validation)):
+            if part == "validation" and fold.epochs_from:
+                continue  # Another fold chooses its epoch.
             present = {protocol.labels[row] for row in rows}
             missing = [name for name in protocol.classes if name not in present]
             if missing and part == "training":

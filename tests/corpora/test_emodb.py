@@ -20,9 +20,9 @@ def test_all_seven_emotions_and_names_with_and_without_version(tmp_path):
     corpus = read(release)
     assert {row.id: (row.label, row.speaker) for row in corpus.utterances} == {
         "wav/03a01Wa": ("angry", "03"),
-        "wav/03a01L": ("bored", "03"),
-        "wav/08b02Ef": ("disgusted", "08"),
-        "wav/08c10A": ("afraid", "08"),
+        "wav/03a01L": ("boredom", "03"),
+        "wav/08b02Ef": ("disgust", "08"),
+        "wav/08c10A": ("fear", "08"),
         "wav/16b10Fb": ("happy", "16"),
         "wav/16a07Tc": ("sad", "16"),
         "wav/10a05Nd": ("neutral", "10"),

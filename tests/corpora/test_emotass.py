@@ -32,7 +32,7 @@ def test_partitions_labels_and_unknown_speakers(release):
     classes = ("angry", "happy", "neutral", "sad")
     assert found == {("train", c): 2 for c in classes} | {("devel", c): 1 for c in classes} | {("test", ""): 2}
     assert {(row.speaker, row.session) for row in corpus.utterances} == {("", "")}
-    assert corpus.protocol == "emotass-devel"
+    assert corpus.protocol == "emotass-official"
     assert corpus.label_mapping == {c: c for c in classes}
     assert (corpus.rejected, corpus.warnings, corpus.modified) == ((), (), False)
     ids = [row.id for row in corpus.utterances]
@@ -75,6 +75,13 @@ def test_test_labels_are_used_where_given(release):
 def test_no_test_part_at_all(tmp_path):
     corpus = read(releases.write_emotass(tmp_path, releases.emotass_rows(1, 1, 0), seconds=0.01))
     assert {row.split for row in corpus.utterances} == {"train", "devel"}
+    assert corpus.protocol == "emotass-devel", "the official protocol tests on test"
+
+
+def test_a_test_part_whose_recordings_are_missing_is_none(tmp_path):
+    release = releases.write_emotass(tmp_path, releases.emotass_rows(1, 1, 0), seconds=0.01)
+    append(release, "test_0001.wav\t?")
+    assert read(release, allow_missing=True).protocol == "emotass-devel"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import ast
 from pathlib import Path
 
+import emobox_release
 import pytest
 import releases
 
@@ -22,16 +23,20 @@ def write(name: str, root: Path) -> Path:
         return releases.write_emotass(root, releases.emotass_rows(1, 1, 1), seconds=0.01)
     if name == "emodb":
         return releases.write_emodb(root, releases.emodb_names(), seconds=0.01)
+    if name == "emobox":
+        spoken = emobox_release.utterances()
+        emobox_release.write_lists(root / "manifest.csv", {1: {"train": spoken[:16], "test": spoken[16:]}})
+        return emobox_release.write_recordings(root, spoken)
     return releases.write_manifest(root, releases.manifest_rows(2, 1), seconds=0.01).parent
 
 
-@pytest.mark.parametrize("name", ["iemocap", "emotass", "emodb", "manifest"])
+@pytest.mark.parametrize("name", ["iemocap", "emotass", "emobox", "emodb", "manifest"])
 def test_the_name_chooses_the_reader(tmp_path, name):
     corpus = read(name, write(name, tmp_path))
     assert corpus.name == name and corpus.utterances
 
 
-@pytest.mark.parametrize("name", ["iemocap", "emotass", "emodb", "manifest"])
+@pytest.mark.parametrize("name", ["iemocap", "emotass", "emobox", "emodb", "manifest"])
 def test_missing_recordings_are_allowed_on_request(tmp_path, name):
     root = write(name, tmp_path)
     corpus = read(name, root)
@@ -64,13 +69,22 @@ def test_the_demo_corpus_needs_no_root(monkeypatch, root):
     assert asked == [Path(root) if root else None]
 
 
+@pytest.mark.parametrize("name", ["emodb", "emobox", "manifest"])
+def test_a_published_database_is_read_by_its_own_reader_only(name):
+    with pytest.raises(UserError) as error:
+        read(name, "audb:emodb==1.4.1")
+    assert str(error.value) == "corpus.root=audb:emodb==1.4.1 is an audformat database; set corpus.name=audformat"
+
+
 def test_an_unknown_name_lists_the_known(tmp_path):
     with pytest.raises(UserError) as error:
         read("ravdess", tmp_path)
-    assert str(error.value) == "corpus.name='ravdess' is unknown; known: demo, emodb, emotass, iemocap, manifest"
+    assert str(error.value) == (
+        "corpus.name='ravdess' is unknown; known: audformat, demo, emobox, emodb, emotass, iemocap, manifest"
+    )
 
 
-@pytest.mark.parametrize("name", ["iemocap", "emotass", "emodb", "manifest"])
+@pytest.mark.parametrize("name", ["iemocap", "emotass", "emobox", "emodb", "manifest"])
 def test_an_empty_root(name):
     with pytest.raises(UserError, match=f"corpus.root is empty; set it to the folder of the {name} release"):
         read(name, "")

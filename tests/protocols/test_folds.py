@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_jax.corpora.table import Utterance
+from ser_jax.corpora.table import GivenFold, Utterance
 from ser_jax.errors import UserError
 from ser_jax.protocols import folds
 
@@ -191,3 +191,131 @@ def test_final_leaves_unlabelled_rows_unused():
 def test_final_without_any_label():
     with pytest.raises(UserError, match="none of the 3 utterances has a label"):
         folds.final(spoken(*WITHHELD))
+
+
+# --- k folds ----------------------------------------------------------------------------------------------------------
+
+
+def test_three_folds_by_hand():
+    """Four utterances of a, two of b, one each of c and d, one class: a | b | c and d; the next fold validates."""
+    made, rule = folds.grouped(spoken(*"aaaabbcd"), "speaker", 3)
+    assert [(fold.name, fold.parts) for fold in made] == [
+        ("1of3", "eeeevvtt"),
+        ("2of3", "tttteevv"),
+        ("3of3", "vvvvttee"),
+    ]
+    assert rule == "the fold after the test fold, cyclic; all utterances of a speaker are in one fold"
+
+
+def test_sessions_are_kept_together_just_so():
+    made, rule = folds.grouped(spoken("a x _ S1", "b x _ S2", "a x _ S3", "c x _ S1"), "session", 3)
+    assert [fold.parts for fold in made] == ["evte", "tevt", "vtev"] and "session" in rule
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xyz")), min_size=1, max_size=60),
+    st.integers(3, 9),
+)
+def test_every_group_is_in_one_test_fold(rows, k):
+    utterances = [Utterance(f"{n}", "", speaker=speaker, label=label) for n, (speaker, label) in enumerate(rows)]
+    names = [speaker for speaker, _ in rows]
+    if len(set(names)) < k:
+        with pytest.raises(UserError, match=f"has {len(set(names))} speakers for {k} folds, and every fold needs one"):
+            folds.grouped(utterances, "speaker", k)
+        return
+    made, _ = folds.grouped(utterances, "speaker", k)
+    assert [fold.name for fold in made] == [f"{n}of{k}" for n in range(1, k + 1)]
+    tested = [{names[row] for row in fold.test} for fold in made]
+    assert all(tested) and sum(map(len, tested)) == len(set(names)), "each group once, each fold at least one"
+    for number, fold in enumerate(made):
+        assert {names[row] for row in fold.validation} == tested[(number + 1) % k]
+        assert {names[row] for row in fold.train} == set(names) - tested[number] - tested[(number + 1) % k]
+
+
+@pytest.mark.parametrize(
+    ("speakers", "k", "sentence"),
+    [
+        ("abc", 2, r"2 folds leave nothing to train on: choose at least 3 \(test, validate, train\)"),
+        ("abab", 3, "has 2 speakers for 3 folds, and every fold needs one; choose a protocol of at most 2 folds"),
+        ("abc_", 3, "1 of 4 utterances have no speaker"),
+    ],
+)
+def test_k_folds_that_cannot_be_made(speakers, k, sentence):
+    with pytest.raises(UserError, match=sentence):
+        folds.grouped(spoken(*speakers), "speaker", k)
+
+
+# --- The epoch count of another fold ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("test", "letters"), [(TEST, "ee"), (WITHHELD, "eee"), (TEST[:1] + WITHHELD, "eeee")])
+def test_official_partitions(test, letters):
+    """Train → devel chooses the epoch with a share of train; then train and devel → test, labelled or not."""
+    (devel, tested), rule = folds.official(spoken(*TRAIN, *DEVEL, *test))
+    assert (devel.name, devel.epochs_from, tested.name, tested.epochs_from) == ("devel", "", "test", "devel")
+    assert devel.parts == folds.given_split(spoken(*TRAIN, *DEVEL, *test), "devel")[0][0].parts
+    assert tested.parts == "t" * 10 + letters
+    assert rule == f"fold devel: {folds.STRATIFIED}; fold test: none"
+    assert folds.refit_rule((devel, tested)) == (
+        "fold test trains for as many epochs as fold devel with the same seed had at its best"
+    )
+
+
+def test_rows_without_a_label_train_nothing_officially():
+    (_, tested), _ = folds.official(spoken(*TRAIN, "_ _ train", *DEVEL, "_ _ devel", *TEST))
+    assert tested.parts == "tttttttt-tt-ee"
+
+
+def test_folds_that_choose_their_own_epoch_are_not_refitted():
+    made, _ = folds.leave_one_out(spoken(*"abc"), "speaker")
+    assert folds.refit_rule(made) == "none"
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (TRAIN + DEVEL, "no test partition, which the official protocol tests on"),
+        (TRAIN + TEST, r"labels for the partitions \['train', 'test'\]"),
+        (DEVEL + TEST, r"labels for the partitions \['devel', 'test'\]"),
+        ([*TRAIN, *DEVEL, *TEST, "a x _"], "1 of 13 utterances have no split"),
+    ],
+)
+def test_partitions_that_make_no_official_protocol(rows, sentence):
+    with pytest.raises(UserError, match=sentence):
+        folds.official(spoken(*rows))
+
+
+# --- Published folds --------------------------------------------------------------------------------------------------
+
+
+def given_fold(name: str, letters: str) -> GivenFold:
+    """Makes a published fold of u0000, u0001… from letters: t(rain), v(alidation), (t)e(st), - (not in it)."""
+    words = {"t": "train", "v": "devel", "e": "test"}
+    return GivenFold(name, {f"u{n:04}": words[letter] for n, letter in enumerate(letters) if letter in words})
+
+
+def test_published_folds_by_hand():
+    rows = spoken(*["_ x"] * 6)
+    made, rule = folds.published(rows, [given_fold("fold_1", "ttvee-"), given_fold("fold_2", "eetttv")])
+    assert [(fold.name, fold.parts) for fold in made] == [("fold_1", "ttvee-"), ("fold_2", "eetttv")]
+    assert rule == "the published validation list"
+
+
+def test_without_a_validation_list_a_share_of_the_training_list_validates():
+    """Whole speakers where they are known: every third of three, so the first."""
+    rows = spoken(*(f"{speaker} {label}" for speaker in "bacd" for label in "xy"))
+    (first, second), rule = folds.published(rows, [given_fold("one", "ttttttee"), given_fold("two", "teevttet")])
+    assert (first.parts, second.parts) == ("ttvvttee", "teevttet")
+    assert rule == "every 3th speaker in sorted order, starting with the first; the published validation list"
+
+
+def test_utterances_that_a_published_fold_does_not_name_are_unused():
+    (fold,), _ = folds.published(spoken(*["_ x"] * 5), [given_fold("one", "tve")])
+    assert fold.parts == "tve--"
+
+
+@pytest.mark.parametrize("letters", ["ttt-", "-vee", "----"])
+def test_a_published_fold_needs_both_lists(letters):
+    with pytest.raises(UserError, match="fold_7: no utterance of its train list, or none of its test list"):
+        folds.published(spoken(*["_ x"] * 4), [given_fold("fold_7", letters)])

@@ -74,6 +74,49 @@ def test_whatever_can_change_a_score_changes_the_hash(change):
     assert dataclasses.replace(TINY, **change).sha256 != TINY.sha256
 
 
+# --- The epochs of another fold ---------------------------------------------------------------------------------------
+
+BORROWED = dataclasses.replace(TINY, folds=(Fold("dev", "ev-t"), Fold("test", "tt-e", epochs_from="dev")))
+
+
+def test_the_source_of_the_epochs_is_hashed_where_there_is_one():
+    """And nowhere else: folds that choose their own epoch are hashed as they were before there was such a field."""
+    assert Fold("a", "tve").value() == {"name": "a", "parts": "tve"}
+    assert Fold("a", "te", epochs_from="b").value() == {"name": "a", "parts": "te", "epochs_from": "b"}
+    own = dataclasses.replace(BORROWED, folds=(BORROWED.folds[0], Fold("test", "tt-e")))
+    assert len({BORROWED.sha256, own.sha256}) == 2
+    assert '"epochs_from":"dev"' in json.dumps(BORROWED.value(), separators=(",", ":"))
+    assert '"epochs_from"' not in json.dumps(own.value())
+
+
+def test_json_says_where_the_epochs_are_from():
+    folds = BORROWED.to_json()["folds"]
+    assert folds[0] == {"name": "dev", "train": 1, "validation": 1, "test": 1, "parts": "ev-t"}
+    assert folds[1] == {
+        "name": "test",
+        "train": 2,
+        "validation": 0,
+        "test": 1,
+        "parts": "tt-e",
+        "epochs_from": "dev",
+    }
+
+
+@pytest.mark.parametrize(
+    ("folds", "sentence"),
+    [
+        ([Fold("a", "tve-"), Fold("b", "tt-e", "c")], r"fold b: epochs_from='c' is no fold .* \(a\)"),
+        ([Fold("a", "tve-"), Fold("b", "tt-e", "b")], r"fold b: epochs_from='b' is no fold"),
+        ([Fold("a", "tve-"), Fold("b", "tt-e", "a"), Fold("c", "tt-e", "b")], r"fold c: epochs_from='b' is no fold"),
+        ([Fold("a", "tve-"), Fold("b", "tv-e", "a")], r"fold b: epochs_from='a' beside a validation part"),
+    ],
+    ids=["unknown", "itself", "borrowed twice", "with validation"],
+)
+def test_epochs_come_from_a_fold_that_chooses_them(folds, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dataclasses.replace(TINY, folds=tuple(folds))
+
+
 @pytest.mark.parametrize(
     "change",
     [{"name": "tiny+modified"}, {"corpus": "other"}, {"label_mapping": {"T": "sad", "W": "angry"}}],
@@ -102,3 +145,12 @@ def test_json_holds_counts_and_everything_that_is_hashed():
     hashed["folds"] = [{"name": fold["name"], "parts": fold["parts"]} for fold in read["folds"]]
     canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert hashlib.sha256(canonical.encode()).hexdigest() == TINY.sha256
+
+
+def test_folds_that_are_pooled():
+    assert TINY.pooled_folds({fold.name for fold in TINY.folds}) == tuple(fold.name for fold in TINY.folds)
+    assert BORROWED.pooled_folds({"dev", "test"}) == ("test",), "the later of two answers to one question"
+    assert BORROWED.pooled_folds({"dev"}) == ("dev",)
+    tested = set(BORROWED.folds[1].test.tolist())
+    labels = tuple("" if row in tested else label for row, label in enumerate(BORROWED.labels))
+    assert dataclasses.replace(BORROWED, labels=labels).pooled_folds({"dev", "test"}) == ("dev", "test")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ser_jax.corpora import iemocap
-from ser_jax.corpora.table import CANONICAL_CLASSES, Corpus, Utterance
+from ser_jax.corpora.table import CANONICAL_CLASSES, Corpus, GivenFold, Utterance
 from ser_jax.errors import UserError
-from ser_jax.protocols import registry
+from ser_jax.protocols import registry, specs
 
 
 def corpus_of(name, utterances, protocol="", **fields) -> Corpus:
@@ -66,11 +66,11 @@ def test_a_name_that_is_not_one_of_the_corpus_lists_those_that_are(name):
 
 
 def test_every_protocol_begins_with_the_name_of_its_corpus():
-    corpora = {spec.corpus for spec in registry.SPECS.values()}
-    assert corpora == {"demo", "emodb", "emotass", "iemocap", "manifest"}
-    for name, spec in registry.SPECS.items():
+    corpora = {spec.corpus for spec in specs.SPECS.values()}
+    assert corpora == {"audformat", "demo", "emodb", "emotass", "iemocap", "manifest"}
+    for name, spec in specs.SPECS.items():
         assert name.startswith(spec.corpus) and "+" not in name
-    assert {f"{corpus}-final" for corpus in corpora} <= set(registry.SPECS)
+    assert {f"{corpus}-final" for corpus in corpora} <= set(specs.SPECS)
 
 
 def test_the_default_protocol_of_every_corpus_is_one_of_its_own():
@@ -79,6 +79,8 @@ def test_the_default_protocol_of_every_corpus_is_one_of_its_own():
         ("emodb", "emodb4-speaker10"),
         ("iemocap", iemocap.PROTOCOL),
         ("emotass", "emotass-devel"),
+        ("emotass", "emotass-official"),
+        ("audformat", "audformat-split"),
         ("manifest", "manifest-speaker"),
         ("manifest", "manifest-session"),
         ("manifest", "manifest-split"),
@@ -106,6 +108,43 @@ def test_a_manifest_brings_its_own_classes():
     assert protocol.classes == ("alert", "bored") and protocol.label_mapping == {"alert": "alert", "bored": "bored"}
     by_session, _ = build(spoken({"bored": 2, "alert": 1}, "manifest"), "manifest-session")
     assert [fold.name for fold in by_session.folds] == ["S1", "S2", "S3"]
+
+
+@pytest.mark.parametrize("corpus", ["manifest", "audformat"])
+@pytest.mark.parametrize(("group", "k"), [("speaker", 3), ("session", 3), ("speaker", 4)])
+def test_k_folds_of_a_corpus_without_its_own(corpus, group, k):
+    rows = spoken({"bored": 2, "alert": 1}, corpus, [f"s{n}" for n in range(4)])
+    protocol, warnings = build(rows, f"{corpus}-{group}-{k}fold")
+    assert protocol.name == f"{corpus}-{group}-{k}fold" and not warnings
+    assert [fold.name for fold in protocol.folds] == [f"{n}of{k}" for n in range(1, k + 1)]
+    assert sum(len(fold.test) for fold in protocol.folds) == len(rows.utterances) == 12
+    assert len({build(rows, name)[0].sha256 for name in (f"{corpus}-speaker-3fold", f"{corpus}-speaker-4fold")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [(f"manifest-speaker-{k}fold", 2 <= k <= 100) for k in (0, 1, 2, 3, 9, 10, 99, 100, 101, 1000)]
+    + [
+        ("manifest-speaker-05fold", False),
+        ("manifest-speaker-\u0665fold", False),
+        ("manifest-split-5fold", False),
+        ("manifest-speaker-5", False),
+        ("demo-speaker-5fold", False),
+        ("emodb-speaker-5fold", False),
+    ],
+)
+def test_which_names_mean_k_folds(name, known):
+    assert (specs.k_fold_spec(name) is not None) == known
+
+
+def test_k_folds_of_another_corpus_are_refused():
+    corpus = spoken({"bored": 2, "alert": 1}, "manifest")
+    with pytest.raises(UserError) as error:
+        build(corpus, "audformat-speaker-5fold")
+    assert str(error.value).endswith(
+        "choose one of manifest-final, manifest-session, manifest-speaker, manifest-split, "
+        "manifest-speaker-<k>fold, manifest-session-<k>fold"
+    )
 
 
 def test_one_label_makes_no_classifier():
@@ -182,6 +221,35 @@ def test_the_counts_of_a_release_are_known():
     assert protocol.name == "emodb4-speaker10" and not warnings and len(protocol.folds) == 10
 
 
+SEVEN = {"angry": 127, "boredom": 81, "disgust": 46, "fear": 69, "happy": 71, "neutral": 79, "sad": 62}
+
+
+def test_all_seven_emotions_of_emodb():
+    protocol, warnings = build(emodb(SEVEN), "emodb7-speaker10")
+    assert protocol.name == "emodb7-speaker10" and not warnings and len(protocol.folds) == 10
+    assert protocol.classes == tuple(sorted(SEVEN)) and collections.Counter(protocol.labels) == SEVEN
+    assert len(protocol.ids) == 535
+    four, warnings = build(emodb(SEVEN))
+    assert four.name == "emodb4-speaker10" and not warnings
+    assert four.sha256 == build(emodb(EMODB_COUNTS))[0].sha256, "the other three have no say"
+
+
+def test_other_counts_of_the_seven_make_a_modified_protocol():
+    protocol, (warning,) = build(emodb({**SEVEN, "boredom": 80}), "emodb7-speaker10")
+    assert protocol.name == "emodb7-speaker10+modified" and warning.endswith("boredom: 80 instead of 81")
+
+
+def test_a_class_that_no_recording_has_is_an_error_that_names_those_found():
+    with pytest.raises(UserError) as error:
+        build(emodb(EMODB_COUNTS), "emodb7-speaker10")
+    assert str(error.value) == (
+        "corpus.root=/corpus has no recording of boredom, disgust, fear, which the protocol needs; found: angry 127, "
+        "happy 71, neutral 79, sad 62; complete the release or choose one of emodb-final, emodb4-speaker10"
+    )
+    with pytest.raises(UserError, match="no recording of neutral, sad, .*; complete the release$"):
+        build(emodb({"angry": 3, "happy": 3}))
+
+
 def test_other_counts_make_a_modified_protocol():
     protocol, warnings = build(emodb({**EMODB_COUNTS, "happy": 70, "sad": 63}))
     assert protocol.name == "emodb4-speaker10+modified"
@@ -249,6 +317,37 @@ def test_emotass():
     assert len(fold.train) == 3342 - 502
     final, _ = build(emotass(EMOTASS_COUNTS), "emotass-final")
     assert collections.Counter(final.folds[0].parts)["-"] == 3099, "withheld labels are never trained on"
+
+
+def test_emotass_official():
+    """Both partitions train for the epoch that was best on devel; nothing of the withheld test part is trained on."""
+    protocol, warnings = build(emotass(EMOTASS_COUNTS), "emotass-official")
+    assert protocol.name == "emotass-official" and not warnings
+    devel, test = protocol.folds
+    assert (len(devel.train), len(devel.validation), len(devel.test)) == (3342 - 502, 502, 4186)
+    assert (len(test.train), len(test.validation), len(test.test)) == (3342 + 4186, 0, 3099)
+    assert test.epochs_from == "devel" and {protocol.labels[row] for row in test.test} == {""}
+    assert protocol.refit_rule.startswith("fold test trains for as many epochs as fold devel")
+    alone, _ = build(emotass(EMOTASS_COUNTS), "emotass-devel")
+    assert [alone.ids[row] for row in alone.folds[0].validation] == [protocol.ids[row] for row in devel.validation]
+
+
+def test_refit_is_part_of_the_hash():
+    corpus = emotass(EMOTASS_COUNTS)
+    name, spec = registry.find_spec("emotass-official", corpus)
+    once, again = (
+        registry.build_protocol(name, spec, corpus, corpus.utterances, refit=refit)[0]
+        for refit in ("none", "train+validation")
+    )
+    assert once == build(corpus, name)[0] and once.sha256 != again.sha256
+    assert dataclasses.replace(again, refit_rule=once.refit_rule) == once, "and changes nothing else"
+    assert again.refit_rule.startswith("every fold with a validation part is trained again on training and validation")
+    assert again.refit_rule.endswith(f"; {once.refit_rule}")
+
+
+def test_the_official_protocol_counts_its_test_part():
+    protocol, (warning,) = build(emotass({**EMOTASS_COUNTS, "test": {"": 3098}}), "emotass-official")
+    assert protocol.name == "emotass-official" and warning.endswith("test: 3098 instead of 3099")
 
 
 def test_counts_that_are_only_recalled_warn_and_no_more():
@@ -336,10 +435,49 @@ def test_iemocap_with_a_session_missing(release):
 
 
 def test_the_protocols_of_iemocap_have_different_hashes(release):
-    names = [name for name, spec in registry.SPECS.items() if spec.corpus == "iemocap"]
+    names = [name for name, spec in specs.SPECS.items() if spec.corpus == "iemocap"]
     assert len({build(release, name)[0].sha256 for name in names}) == len(names) == 5
 
 
 def test_recorded_hash_of_the_default_protocol(release):
     """Published results name it; see test_protocol.py for what a change means."""
     assert build(release)[0].sha256 == IEMOCAP_5531_SESSION5
+
+
+# --- Published folds --------------------------------------------------------------------------------------------------
+
+
+def emobox(*folds: GivenFold) -> Corpus:
+    """Four speakers with two classes each; published folds over them."""
+    return dataclasses.replace(
+        spoken({"x": 1, "y": 1}, "emobox", ("a", "b", "c", "d")), protocol="emobox-small", folds=folds
+    )
+
+
+def by_speaker(name: str, **splits: str) -> GivenFold:
+    """Makes a published fold from split=speakers."""
+    return GivenFold(
+        name, {f"{who}/{label}0": split for split, names in splits.items() for who in names for label in "xy"}
+    )
+
+
+def test_the_published_folds_are_the_default_of_an_emobox_dataset():
+    corpus = emobox(by_speaker("fold_1", train="ab", devel="c", test="d"), by_speaker("fold_2", train="cdb", test="a"))
+    protocol, warnings = build(corpus)
+    assert protocol.name == "emobox-small" and not warnings
+    assert [(fold.name, fold.parts) for fold in protocol.folds] == [("fold_1", "ttttvvee"), ("fold_2", "eevvtttt")]
+
+
+def test_the_other_protocols_of_an_emobox_dataset():
+    corpus = emobox(by_speaker("fold_1", train="abc", test="d"))
+    assert sorted(specs.specs_of(corpus)) == ["emobox-small", "emobox-small-final", "emobox-small-speaker"]
+    assert [fold.name for fold in build(corpus, "emobox-small-speaker")[0].folds] == ["a", "b", "c", "d"]
+    assert [fold.name for fold in build(corpus, "emobox-small-final")[0].folds] == ["final"]
+    with pytest.raises(UserError, match="choose one of emobox-small, emobox-small-final, emobox-small-speaker$"):
+        build(corpus, "emobox-other")
+
+
+def test_published_folds_that_share_speakers_are_a_warning():
+    parts = {"a/x0": "train", "a/y0": "train", "b/x0": "train", "b/y0": "train", "c/x0": "train", "c/y0": "test"}
+    _, warnings = build(emobox(GivenFold("fold_1", parts)))
+    assert warnings == ("fold fold_1: 1 speakers are in the test part and elsewhere (c): scores are optimistic",)
