@@ -6,6 +6,7 @@ is checked around it: the first bytes (header.py) and the announced size before 
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 import numpy as np
 import soundfile
@@ -19,8 +20,8 @@ MIN_RATE, MAX_RATE = 4000, 192000
 MAX_CHANNELS = 8
 # Float files may exceed 1 a little; beyond 8 (+18 dB) they hold integers stored as floats, or garbage.
 MAX_PEAK = 8.0
+FULL_SCALE = 32767 / 32768  # the largest 16-bit sample; 8-bit samples reach it on the negative side only
 
-_FULL_SCALE = 32767 / 32768
 _CLIPPED_RUN = 3  # a single sample at full scale is a normalised recording; a flat top is clipping
 _BLOCK = 65536  # frames decoded at a time: bounds the memory of many channels
 # Span times are written with three decimals: an end may lie this far behind the last sample.
@@ -38,6 +39,7 @@ class Recording:
       seconds: Its length at the original rate.
       rate: Original sampling rate in Hz.
       channels: Original number of channels.
+      encoding: How the file holds its samples, by libsndfile's name ("PCM_16", "FLOAT", "VORBIS").
       flags: What is odd about it although it is used; see `flags`.
     """
 
@@ -45,11 +47,17 @@ class Recording:
     seconds: float
     rate: int
     channels: int
+    encoding: str
     flags: tuple[str, ...]
 
 
 def decode(
-    path: str | os.PathLike[str], start: float | None = None, end: float | None = None, *, max_seconds: float
+    path: str | os.PathLike[str],
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    max_seconds: float,
+    observe: Callable[[np.ndarray], None] | None = None,
 ) -> Recording:
     """Reads a recording, or a span of it, as 16 kHz mono.
 
@@ -58,6 +66,7 @@ def decode(
       start: Start of the span in seconds, rounded to the nearest frame; None for the beginning of the file.
       end: End of the span in seconds; None for the end of the file.
       max_seconds: Longest span that is read.
+      observe: Called with each block [S, channels] f32 as the file holds it, at the original rate and not yet averaged.
 
     Returns:
       The recording.
@@ -71,8 +80,8 @@ def decode(
             _check_limits(file, kind)
             first, last = _span(file, start, end)
             check_length((last - first) / file.samplerate, max_seconds)
-            mono, clipped = _read(file, kind, first, last)
-            rate, channels = file.samplerate, file.channels
+            mono, clipped = _read(file, kind, first, last, observe)
+            rate, channels, encoding = file.samplerate, file.channels, file.subtype
     except soundfile.LibsndfileError as error:
         raise BadAudio("unreadable", error.error_string) from None
     check_length(len(mono) / rate, max_seconds)
@@ -80,7 +89,7 @@ def decode(
     samples = np.clip(samples, -1.0, 1.0)  # the resampling filter overshoots at steep edges
     if not samples.any():
         raise BadAudio("silent", "every sample is zero")
-    return Recording(samples, len(mono) / rate, rate, channels, flags(rate, channels, clipped))
+    return Recording(samples, len(mono) / rate, rate, channels, encoding, flags(rate, channels, clipped))
 
 
 def check_length(seconds: float, max_seconds: float) -> None:
@@ -126,7 +135,9 @@ def _span(file: soundfile.SoundFile, start: float | None, end: float | None) -> 
     return round(begin * file.samplerate), min(round(stop * file.samplerate), file.frames)
 
 
-def _read(file: soundfile.SoundFile, kind: str, first: int, last: int) -> tuple[np.ndarray, bool]:
+def _read(
+    file: soundfile.SoundFile, kind: str, first: int, last: int, observe: Callable[[np.ndarray], None] | None
+) -> tuple[np.ndarray, bool]:
     """Decodes frames `first` to `last` → mono samples [S] f32 in [-1, 1], and whether they are clipped."""
     mono = np.empty(last - first, np.float32)
     clipped, done = False, 0
@@ -137,6 +148,8 @@ def _read(file: soundfile.SoundFile, kind: str, first: int, last: int) -> tuple[
             if not len(block):
                 break
             clipped = _check_block(block) or clipped
+            if observe is not None:
+                observe(block)
             np.mean(np.clip(block, -1.0, 1.0), axis=1, out=mono[done : done + len(block)])
             done += len(block)
     except soundfile.LibsndfileError as error:
@@ -173,9 +186,9 @@ def _check_block(block: np.ndarray) -> bool:
         raise BadAudio("non-finite", "the samples contain NaN or infinity")
     if peak > MAX_PEAK:
         raise BadAudio("over the limits", f"samples up to {peak:g}; they must lie in [-1, 1]")
-    if peak < _FULL_SCALE:
+    if peak < FULL_SCALE:
         return False
-    full = np.abs(block) >= _FULL_SCALE
+    full = np.abs(block) >= FULL_SCALE
     run = np.ones(max(len(full) - _CLIPPED_RUN + 1, 0), bool)
     return peak > 1.0 or any(
         bool(np.logical_and.reduce([full[k : k + len(run), channel] for k in range(_CLIPPED_RUN)]).any())

@@ -4,6 +4,7 @@ libsndfile opens far more than speech corpora hold, and its parsers of rare form
 (WAV IMA-ADPCM: CVE-2026-37555). So only four containers pass, and of WAV only uncompressed samples.
 """
 
+import hashlib
 import os
 import stat
 import struct
@@ -60,6 +61,20 @@ def size_of(path: str | os.PathLike[str]) -> int:
     if status.st_size > MAX_BYTES:
         raise BadAudio("over the limits", f"{status.st_size} bytes; at most {MAX_BYTES} are read")
     return status.st_size
+
+
+def content_sha256(path: str | os.PathLike[str]) -> tuple[str, int]:
+    """Returns the SHA-256 of a file's bytes and their number.
+
+    Raises:
+      BadAudio: As `size_of`, or "unreadable" where reading fails.
+    """
+    size = size_of(path)  # before it is opened: opening a pipe waits for a writer
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), size
+    except OSError as error:
+        raise BadAudio("unreadable", error.strerror or str(error)) from None
 
 
 def container(path: str | os.PathLike[str]) -> str:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ser_jax.features import audio
 from ser_jax.features.audio import BadAudio, decode
+from ser_jax.features.header import content_sha256
 
 LIMIT = 120.0
 
@@ -106,6 +107,14 @@ def test_clipping_is_a_flat_top_not_a_peak(tmp_path):
     assert decode(write(tmp_path, "flat.wav", flat), max_seconds=LIMIT).flags == ("clipped",)
     beyond = decode(write(tmp_path, "beyond.wav", tone(amplitude=1.5), subtype="FLOAT"), max_seconds=LIMIT)
     assert beyond.flags == ("clipped",) and np.abs(beyond.samples).max() == 1.0
+
+
+def test_blocks_are_observed_as_the_file_holds_them(tmp_path):
+    stereo = np.random.default_rng(0).uniform(-1, 1, (100_000, 2)).astype(np.float32)
+    path, blocks = write(tmp_path, "a.wav", stereo, 44100, subtype="FLOAT"), []
+    recording = decode(path, 0.5, 2.0, max_seconds=LIMIT, observe=lambda block: blocks.append(block.copy()))
+    np.testing.assert_array_equal(np.concatenate(blocks), stereo[22050:88200])
+    assert len(blocks) == 2 and recording.encoding == "FLOAT"
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
@@ -236,6 +245,14 @@ def test_too_large_a_file_is_not_opened(tmp_path):
     path = write(tmp_path, "a.wav", tone())
     os.truncate(path, 3 * 1024**3)  # sparse
     assert reason(path) == "over the limits"
+
+
+def test_the_hash_is_of_the_bytes_and_a_bad_file_has_none(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert content_sha256(tmp_path / "abc") == (digest, 3)
+    with pytest.raises(BadAudio, match="missing"):
+        content_sha256(tmp_path / "none")
 
 
 def test_bombs_are_refused_without_memory(tmp_path):

@@ -1,0 +1,1 @@
+"""The doctor: what is wrong with a release, before anything is trained on it."""
