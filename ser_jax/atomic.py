@@ -41,7 +41,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file as UTF-8; the folder must exist."""
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    write_bytes(path, _encode(text))
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
@@ -67,11 +67,20 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
       header: Column names.
       rows: One sequence per line, as long as the header; floats are written with all their digits, None as nothing.
     """
+    write_bytes(path, csv_bytes(header, rows))
+
+
+def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """Returns what `write_csv` writes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return _encode(text.getvalue())
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def _plain(value: Any) -> Any:

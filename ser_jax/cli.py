@@ -28,7 +28,7 @@ def define_config() -> flags.FlagHolder:
         sys.exit(_fail(_flag_message(error)))
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
     """Parses the command line, runs `main` and leaves with its exit code.
 
     Errors that the user can mend end with one sentence on standard error and exit code 2, diverged training with 3;
@@ -36,20 +36,22 @@ def run(main: Callable[[], int | None]) -> None:
 
     Args:
       main: The command; reads its flags from the FlagHolders it defined.
+      positional: True if the command takes arguments beside its flags; `main` is then called with the list of them.
     """
 
     def guarded(arguments: Sequence[str]) -> int:
-        if len(arguments) > 1:
+        if len(arguments) > 1 and not positional:
             return _fail(f"unexpected argument {arguments[1]!r}; options start with --")
         try:
-            return main() or 0
+            return (main(list(arguments[1:])) if positional else main()) or 0
         except (UserError, Diverged) as error:
             return _fail(str(error), error.exit_code)
         except KeyboardInterrupt:
             return _fail("interrupted", 128 + signal.SIGINT)
 
     logging.getLogger("ser_jax").setLevel(logging.INFO)
-    logging.getLogger("jax").setLevel(logging.WARNING)
+    for library in ("jax", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     absl_logging.use_absl_handler()
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     app.run(guarded, flags_parser=_parse)
@@ -80,7 +82,8 @@ def _config_file(arguments: Sequence[str]) -> str:
 def _flag_message(error: Exception, file: str = "") -> str:
     text = str(error)
     if isinstance(error, flags.UnrecognizedFlagError):
-        return f"unknown flag --{error.flagname}; keys are set with --config.KEY=VALUE ({KEYS})"
+        hint = f"keys are set with --config.KEY=VALUE ({KEYS})" if "config" in flags.FLAGS else "--help lists the flags"
+        return f"unknown flag --{error.flagname}; {hint}"
     if "parsing config file" in text:  # The message holds the whole traceback of the file.
         return _file_message(file, text.strip().splitlines()[-1])
     if "'get_config'" in text or text == "'NoneType' object has no attribute 'system'":

@@ -51,6 +51,21 @@ def test_log_lines_are_a_time_and_a_sentence():
 def test_commands_without_a_configuration_need_none():
     assert ended("return 0", "--config.training.epochs=3") == (
         2,
-        "error: unknown flag --config.training.epochs; keys are set with --config.KEY=VALUE "
-        "(every key is listed in ser_jax/config.py)\n",
+        "error: unknown flag --config.training.epochs; --help lists the flags\n",
     )
+
+
+def test_arguments_beside_flags_are_refused():
+    assert ended("return 0", "runs/a") == (2, "error: unexpected argument 'runs/a'; options start with --\n")
+
+
+def test_a_command_may_take_arguments():
+    """They stand before, between and after the flags."""
+    program = (
+        "from ser_jax import cli\n"
+        "OUT = cli.flags.DEFINE_string('out', '', 'A file.')\n"
+        "cli.run(lambda names: print(names, OUT.value), positional=True)"
+    )
+    arguments = [sys.executable, "-c", program, "runs/a", "--out=x", "runs/b"]
+    process = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert (process.returncode, process.stdout) == (0, "['runs/a', 'runs/b'] x\n")

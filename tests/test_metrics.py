@@ -1,5 +1,6 @@
-"""The scores: by hand, against scikit-learn, and by their properties."""
+"""The scores: by hand, against scikit-learn and audmetric, and by their properties."""
 
+import audmetric
 import hypothesis
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ def test_by_hand():
     np.testing.assert_array_equal(metrics.recalls(confusion), [0.5, 0.75, np.nan])
     assert metrics.weighted_accuracy(confusion) == 4 / 6
     assert metrics.unweighted_accuracy(confusion) == 0.625
+    # F1 of angry: precision 1/2, recall 1/2; of happy: precision 1, recall 3/4. No sad occurs, so it has none.
+    assert metrics.macro_f1(confusion) == pytest.approx((1 / 2 + 6 / 7) / 2)
 
 
 def test_nothing_to_score():
@@ -30,6 +33,7 @@ def test_nothing_to_score():
     assert empty.shape == (3, 3)
     assert np.isnan(metrics.weighted_accuracy(empty))
     assert np.isnan(metrics.unweighted_accuracy(empty))
+    assert np.isnan(metrics.macro_f1(empty))
     assert np.isnan(metrics.recalls(empty)).all()
 
 
@@ -41,6 +45,7 @@ def test_a_constant_guess_reaches_chance(guess):
 
 
 @hypothesis.given(pairs)
+@hypothesis.settings(deadline=None)
 def test_against_scikit_learn(rows):
     labels, predictions = rows
     confusion = metrics.confusion_matrix(labels, predictions, CLASSES)
@@ -50,23 +55,53 @@ def test_against_scikit_learn(rows):
     present = np.unique(labels)
     recall = sklearn_metrics.recall_score(labels, predictions, labels=present, average="macro")
     assert metrics.unweighted_accuracy(confusion) == pytest.approx(recall)
+    f1 = sklearn_metrics.f1_score(labels, predictions, labels=present, average="macro")
+    assert metrics.macro_f1(confusion) == pytest.approx(f1)
+
+
+@hypothesis.given(pairs)
+@hypothesis.settings(deadline=None)
+def test_against_audmetric(rows):
+    labels, predictions = (np.concatenate([part, np.arange(CLASSES)]) for part in rows)  # every class occurs
+    confusion = metrics.confusion_matrix(labels, predictions, CLASSES)
+    columns = labels.tolist(), predictions.tolist()
+    ua, f1 = audmetric.unweighted_average_recall(*columns), audmetric.unweighted_average_fscore(*columns)
+    assert metrics.unweighted_accuracy(confusion) == pytest.approx(ua)
+    assert metrics.unweighted_accuracy(confusion) == pytest.approx(sklearn_metrics.balanced_accuracy_score(*columns))
+    assert metrics.weighted_accuracy(confusion) == pytest.approx(audmetric.accuracy(*columns))
+    assert metrics.macro_f1(confusion) == pytest.approx(f1)
+
+
+@hypothesis.given(arrays.arrays(np.int64, (2, 3, CLASSES, CLASSES), elements=strategies.integers(0, 3)))
+@hypothesis.settings(deadline=None)
+def test_a_stack_is_scored_like_its_matrices(stack):
+    found = metrics.scores(stack)
+    for place in np.ndindex(2, 3):
+        matrix = stack[place]
+        expected = [f(matrix) for f in (metrics.weighted_accuracy, metrics.unweighted_accuracy, metrics.macro_f1)]
+        np.testing.assert_array_equal([found.wa[place], found.ua[place], found.macro_f1[place]], expected)
+        np.testing.assert_array_equal(found.recall[place], metrics.recalls(matrix))
 
 
 @hypothesis.given(confusions, arrays.arrays(np.int64, CLASSES, elements=strategies.integers(1, 9)))
+@hypothesis.settings(deadline=None)
 def test_ua_ignores_how_often_a_class_occurs(confusion, times):
     ua = metrics.unweighted_accuracy(confusion)
     assert metrics.unweighted_accuracy(confusion * times[:, None]) == pytest.approx(ua, nan_ok=True)
 
 
 @hypothesis.given(confusions, strategies.permutations(range(CLASSES)))
+@hypothesis.settings(deadline=None)
 def test_order_of_classes_does_not_matter(confusion, order):
     shuffled = confusion[np.ix_(order, order)]
-    for score in (metrics.weighted_accuracy, metrics.unweighted_accuracy):
+    for score in (metrics.weighted_accuracy, metrics.unweighted_accuracy, metrics.macro_f1):
         assert score(shuffled) == pytest.approx(score(confusion), nan_ok=True)
 
 
 @hypothesis.given(confusions)
+@hypothesis.settings(deadline=None)
 def test_scores_are_shares(confusion):
     hypothesis.assume(confusion.sum() > 0)
     assert 0 <= metrics.weighted_accuracy(confusion) <= 1
     assert 0 <= metrics.unweighted_accuracy(confusion) <= 1
+    assert 0 <= metrics.macro_f1(confusion) <= 1

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ser_jax.evaluation import formats
 from ser_jax.evaluation import results as results_module
 
 MOST_SEEDS_SHOWN = 10
@@ -27,9 +28,13 @@ def summary_lines(results: Mapping[str, Any], report: Path | None = None) -> str
         "              mean    std   95 % interval   per seed",
         _score_line("UA", results["ua"]),
         _score_line("WA", results["wa"]),
+        _score_line("F1", results["macro_f1"]),
         "",
         "  recall  " + "   ".join(f"{name} {_percent(value).strip()}" for name, value in results["recall"].items()),
     ]
+    calibration = results["calibration"]
+    figures = {"ECE": calibration["ece"], "NLL": calibration["nll"], "Brier": calibration["brier"]}
+    lines.append("  calibration  " + "   ".join(f"{name} {formats.decimals(x)}" for name, x in figures.items()))
     lines += [f"  {sentence}" for sentence in _warnings(results)]
     if report:
         lines += ["", f"  report  {report}"]
@@ -48,7 +53,9 @@ def _warnings(results: Mapping[str, Any]) -> list[str]:
     """Returns what a reader of the figures must know."""
     runs = results["runs"]
     failed = [f"{run['fold']}-{run['seed']}" for run in runs if run["status"] == results_module.DIVERGED]
-    sentences = []
+    sentences = [f"intervals are {results['ci95_note']}"] if results["ci95_note"] else []
+    if results["unlabelled"]:
+        sentences.append(f"{results['unlabelled']} of {results['utterances']} utterances have no label and no score")
     if failed:
         sentences.append(f"{len(failed)} of {len(runs)} runs diverged: {', '.join(failed)}")
     if results["seeds_left_out"]:

@@ -12,8 +12,9 @@ def read_history(path: Path) -> tuple[list[dict[str, Any]], int]:
       path: The file; it may be absent (a system without epochs).
 
     Returns:
-      One record per (fold, seed, epoch), the latest where an interrupted epoch was repeated, in the order of the file;
-      and the number of unreadable lines, not counting a last line that is cut off.
+      One record per (fold, seed, phase, epoch), the latest where an interrupted epoch was repeated, in the order of
+      the file; and the number of unreadable lines, not counting a last line that is cut off. Lines about a run as a
+      whole (a system without epochs) are skipped.
     """
     lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
     records: dict[tuple, dict[str, Any]] = {}
@@ -21,7 +22,9 @@ def read_history(path: Path) -> tuple[list[dict[str, Any]], int]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            records[record["fold"], record["seed"], record["epoch"]] = record
+            run = record["fold"], record["seed"]
+            if "epoch" in record:
+                records[*run, record.get("phase"), record["epoch"]] = record
         except (ValueError, KeyError, TypeError):
             unreadable += bool(line.strip()) and number < len(lines)
     return list(records.values()), unreadable

@@ -1,10 +1,14 @@
-"""Confidence intervals of WA and UA that respect who was speaking.
+"""Confidence intervals that respect who was speaking.
 
 Utterances of one speaker resemble one another, so an interval that resamples utterances is too narrow. Here whole
-speakers are drawn with replacement; each draw pools the confusion matrices of its speakers and the scores follow.
+speakers are drawn with replacement; each draw pools the counts of its speakers and the scores follow.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+
+from ser_jax import metrics
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -12,56 +16,56 @@ GENERATOR_SEED = 20180902  # any fixed number: the same predictions always give 
 MOST_DRAWN_AT_ONCE = 4_000_000  # bounds the memory of corpora that are resampled by utterance
 
 
-def bootstrap(counts: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
-    """Computes the percentile bootstrap interval of WA and UA, each averaged over seeds.
+def bootstrap(units: int, statistic: Callable[[np.ndarray], np.ndarray], resamples: int = RESAMPLES) -> np.ndarray:
+    """Computes percentile bootstrap intervals of several statistics of the same draws.
 
-    The percentile method is chosen because it exists for every sample: BCa is undefined where all draws are equal, as
-    with a perfect classifier.
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. The percentile method is
+    chosen because it exists for every sample: BCa is undefined where all draws are equal, as with a perfect classifier.
 
     Args:
-      counts: [U, S, K, K] confusion matrices (rows = truth, columns = prediction) per unit that is drawn (a speaker or
-        an utterance) and seed; U > 1 and every unit holds an example for every seed.
+      units: Number U of what is drawn (speakers or utterances); each draw takes U of them with replacement.
+      statistic: Takes [n, U] float64, how often each of n draws holds each unit, and returns [n, J] values; NaN where a
+        draw leaves a value undefined (the recall of a class that no drawn unit has).
       resamples: Number of draws.
 
     Returns:
-      [2, 2] float64: (WA, UA) x (low, high).
+      [J, 2] float64: (low, high) over the draws that define the value; NaN where none does.
+    """
+    generator = np.random.default_rng(GENERATOR_SEED)
+    batch = max(1, MOST_DRAWN_AT_ONCE // units)
+    drawn = [statistic(_draw(generator, units, min(batch, resamples - i))) for i in range(0, resamples, batch)]
+    return np.stack([_percentiles(values) for values in np.concatenate(drawn).T])
+
+
+def score_intervals(counts: np.ndarray, resamples: int = RESAMPLES) -> metrics.Scores:
+    """Computes the intervals of the scores, each averaged over seeds.
+
+    Args:
+      counts: [U, S, K, K] confusion matrices (rows = truth, columns = prediction) per unit and seed; U > 1 and every
+        unit holds an example for every seed.
+      resamples: Number of draws.
+
+    Returns:
+      WA, UA and macro F1 [2] and recall [K, 2], float64: (low, high).
     """
     units, seeds, classes, _ = counts.shape
     per_unit = counts.reshape(units, -1).astype(np.float64)
 
-    def statistic(drawn: np.ndarray, axis: int) -> np.ndarray:
-        """Returns [2, draws] scores of unit numbers [draws, U]."""
-        del axis  # always the last
-        offsets = units * np.arange(len(drawn))[:, None]
-        times = np.bincount((drawn + offsets).ravel(), minlength=drawn.size).reshape(drawn.shape)
-        pooled = (times @ per_unit).reshape(-1, seeds, classes, classes)
-        return np.stack([_accuracy(pooled).mean(axis=1), _mean_recall(pooled).mean(axis=1)])
+    def statistic(times: np.ndarray) -> np.ndarray:
+        drawn = metrics.scores((times @ per_unit).reshape(-1, seeds, classes, classes))
+        return np.column_stack([score.mean(axis=1) for score in drawn])
 
-    from scipy import stats  # Takes most of a second to load; training should not wait for it.
-
-    result = stats.bootstrap(
-        (np.arange(units),),
-        statistic,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, MOST_DRAWN_AT_ONCE // units),
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(GENERATOR_SEED),
-    )
-    return np.stack(result.confidence_interval, axis=-1)
+    wa, ua, macro_f1, *recall = bootstrap(units, statistic, resamples)
+    return metrics.Scores(wa, ua, macro_f1, np.stack(recall))
 
 
-# The scores of ser_jax.metrics over leading axes: one call per draw would take a hundred times as long.
+def _draw(generator: np.random.Generator, units: int, count: int) -> np.ndarray:
+    """Returns [count, U] float64: how often each draw holds each unit."""
+    drawn = generator.integers(0, units, (count, units)) + units * np.arange(count)[:, None]
+    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
-def _accuracy(confusions: np.ndarray) -> np.ndarray:
-    """Returns [...] WA of [..., K, K]."""
-    return np.trace(confusions, axis1=-2, axis2=-1) / confusions.sum(axis=(-2, -1))
-
-
-def _mean_recall(confusions: np.ndarray) -> np.ndarray:
-    """Returns [...] UA of [..., K, K], over the classes that a draw holds."""
-    examples = confusions.sum(axis=-1)
-    recalls = np.diagonal(confusions, axis1=-2, axis2=-1) / np.maximum(examples, 1)
-    return recalls.sum(axis=-1) / (examples > 0).sum(axis=-1)
+def _percentiles(values: np.ndarray) -> np.ndarray:
+    defined = values[~np.isnan(values)]
+    tail = (1 - LEVEL) / 2
+    return np.quantile(defined, [tail, 1 - tail]) if defined.size else np.full(2, np.nan)

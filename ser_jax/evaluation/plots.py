@@ -1,75 +1,19 @@
-"""The figures of the report, each as one inline SVG.
+"""The figures of the report."""
 
-Every figure holds one panel of the size of a phone's width, so that its text stays readable there; the page puts
-several side by side. Text stays text (small, sharp, searchable). The colours are told apart with any colour vision.
-"""
-
-import functools
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import colors, figure, ticker
 
-INK = "#1f2937"
-MUTED = "#6b7280"
-GRID = "#e5e7eb"
-BLUE = "#1d5fa8"
-ORANGE = "#c2570c"
-WIDTH = 5.0  # inches
-HEIGHT = 3.4  # inches
-LONGEST_LABEL = 20  # characters
+from ser_jax.evaluation import canvas
+from ser_jax.evaluation.calibration import BINS, Bins
+
 MOST_NAMED_BARS = 30
 MOST_VECTOR_POINTS = 20_000  # beyond, the thin lines become an image inside the SVG: megabytes otherwise
 
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": GRID,
-    "axes.grid": True,
-    "axes.labelcolor": MUTED,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 11.0,
-    "figure.facecolor": "white",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
-    "font.size": 10.0,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.fontsize": 9.0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ser_jax",  # the same run gives the same file
-    "text.color": INK,
-    "text.parse_math": False,  # a label may hold a dollar sign
-    "xtick.color": MUTED,
-    "xtick.major.size": 0.0,
-    "ytick.color": MUTED,
-    "ytick.major.size": 0.0,
-}
 
-
-def _drawing(draw: Callable[..., figure.Figure]) -> Callable[..., str]:
-    """Turns a function that returns a Figure into one that returns SVG with ids of its own."""
-
-    @functools.wraps(draw)
-    def wrapped(*args: Any, name: str, **kwargs: Any) -> str:
-        with matplotlib.rc_context(STYLE):
-            text = io.StringIO()
-            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            draw(*args, **kwargs).savefig(text, format="svg", metadata=nothing)
-        svg = text.getvalue()
-        svg = svg[svg.index("<svg") :]
-        # Several drawings share one page, so their ids must differ.
-        return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-
-    return wrapped
-
-
-@_drawing
+@canvas.svg
 def learning_curves(
     history: Sequence[Mapping[str, Any]],
     series: Mapping[str, str],
@@ -93,11 +37,11 @@ def learning_curves(
     Returns:
       SVG.
     """
-    drawing, axes = _panel()
+    drawing, axes = canvas.panel()
     scale = 100.0 if percent else 1.0
     runs = sorted({(record["fold"], record["seed"]) for record in history})
     epochs = max(record["epoch"] for record in history)
-    for (text, key), colour in zip(series.items(), (BLUE, ORANGE), strict=False):
+    for (text, key), colour in zip(series.items(), (canvas.BLUE, canvas.ORANGE), strict=False):
         values = np.full((len(runs), epochs), np.nan)
         for record in history:
             value = record.get(key)
@@ -120,7 +64,7 @@ def learning_curves(
         )
     points = [(best[run], values[row, best[run] - 1]) for row, run in enumerate(runs) if 0 < best.get(run, 0) <= epochs]
     if points:
-        style = {"s": 18, "facecolor": "white", "edgecolor": INK, "linewidth": 0.9, "zorder": 3}
+        style = {"s": 18, "facecolor": "white", "edgecolor": canvas.INK, "linewidth": 0.9, "zorder": 3}
         axes.scatter(*np.transpose(points), label="chosen epoch", **style)
     axes.set(xlabel="epoch", xlim=(0, epochs + 1))
     axes.set_ylabel(label)
@@ -129,7 +73,7 @@ def learning_curves(
     return drawing
 
 
-@_drawing
+@canvas.svg
 def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> figure.Figure:
     """Draws the confusion matrix, coloured by share of the row.
 
@@ -142,28 +86,28 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> figure.Fi
       SVG.
     """
     count = len(classes)
-    drawing, axes = _panel(height=3.9)
+    drawing, axes = canvas.panel(height=3.9)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    blues = colors.LinearSegmentedColormap.from_list("blues", ["#ffffff", "#9cc3e6", BLUE, "#0f3460"])
+    blues = colors.LinearSegmentedColormap.from_list("blues", ["#ffffff", "#9cc3e6", canvas.BLUE, "#0f3460"])
     axes.pcolormesh(shares, cmap=blues, vmin=0.0, vmax=1.0, edgecolor="white", linewidth=1.5)
     for row, column in np.ndindex(count, count):
-        shade = "white" if shares[row, column] > 0.5 else INK
+        shade = "white" if shares[row, column] > 0.5 else canvas.INK
         place: dict[str, Any] = {"ha": "center", "color": shade}
         size = 12.0 if count <= 5 else 8.0
         share = f"{100 * shares[row, column]:.0f}" + (" %" if count <= 5 else "")
         axes.text(column + 0.5, row + 0.46, share, va="center", fontsize=size, weight="bold", **place)
         axes.text(column + 0.5, row + 0.74, f"{confusion[row, column]:,}", va="center", fontsize=0.7 * size, **place)
     middle = np.arange(count) + 0.5
-    names = [_short(name) for name in classes]
-    axes.set_xticks(middle, names, rotation=0 if count <= 5 else 45, color=INK)
-    axes.set_yticks(middle, names, color=INK)
+    names = [canvas.short(name) for name in classes]
+    axes.set_xticks(middle, names, rotation=0 if count <= 5 else 45, color=canvas.INK)
+    axes.set_yticks(middle, names, color=canvas.INK)
     axes.set(xlabel="predicted", ylabel="true", ylim=(count, 0))
     axes.grid(False)
     axes.spines[:].set_visible(False)
     return drawing
 
 
-@_drawing
+@canvas.svg
 def bars(
     names: Sequence[str],
     values: np.ndarray,
@@ -189,36 +133,61 @@ def bars(
     """
     count = len(names)
     named = count <= MOST_NAMED_BARS
-    drawing, axes = _panel(height=1.1 + (0.34 if count <= 8 else 0.26) * count if named else 1.5 * HEIGHT)
+    drawing, axes = canvas.panel(height=1.1 + (0.34 if count <= 8 else 0.26) * count if named else 1.5 * canvas.HEIGHT)
     scale = 100.0 if percent else 1.0
     place = np.arange(count) if named else np.argsort(np.argsort(-values))
-    axes.barh(place, scale * np.nan_to_num(values), height=0.66 if named else 1.0, color=BLUE, alpha=0.85)
+    axes.barh(place, scale * np.nan_to_num(values), height=0.66 if named else 1.0, color=canvas.BLUE, alpha=0.85)
     if points is not None and points.shape[1] > 1:
-        style = {"s": 14, "facecolor": "white", "edgecolor": INK, "linewidth": 0.8, "zorder": 3, "clip_on": False}
-        axes.scatter(scale * points, np.broadcast_to(place[:, None], points.shape), **style)
+        style = {"s": 14, "facecolor": "white", "edgecolor": canvas.INK, "linewidth": 0.8}
+        axes.scatter(scale * points, np.broadcast_to(place[:, None], points.shape), zorder=3, clip_on=False, **style)
     if chance is not None:
-        axes.axvline(scale * chance, color=ORANGE, linewidth=1.4, linestyle=(0, (4, 3)))
+        axes.axvline(scale * chance, color=canvas.ORANGE, linewidth=1.4, linestyle=(0, (4, 3)))
         axes.annotate(
             "chance", (scale * chance, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
-            textcoords="offset points", ha="center", color=ORANGE, fontsize=9,
+            textcoords="offset points", ha="center", color=canvas.ORANGE, fontsize=9,
         )  # fmt: skip
     for row, value in enumerate(values if named else ()):
         text = "–" if np.isnan(value) else f"{scale * value:.1f}" if percent else f"{value:,.0f}"
         axes.annotate(
             text, (1.0, row), xycoords=("axes fraction", "data"), xytext=(8, 0),
-            textcoords="offset points", va="center", color=INK,
+            textcoords="offset points", va="center", color=canvas.INK,
         )  # fmt: skip
-    axes.set_yticks(place if named else [], [_short(name) for name in names] if named else [], color=INK)
+    axes.set_yticks(place if named else [], [canvas.short(name) for name in names] if named else [], color=canvas.INK)
     axes.set(xlabel=label, ylim=(count - 0.4, -0.6), xlim=(0, 100 if percent else None))
     axes.grid(False, axis="y")
     axes.spines.left.set_visible(False)
     return drawing
 
 
-def _panel(height: float = HEIGHT):
-    drawing = figure.Figure(figsize=(WIDTH, height), layout="constrained")
-    return drawing, drawing.add_subplot()
+@canvas.svg
+def reliability_diagram(bins: Bins) -> figure.Figure:
+    """Draws accuracy over confidence, and below it how many predictions each bin of confidence holds.
 
+    Args:
+      bins: The bins of confidence.
+      name: Prefix of the ids, unique on the page.
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
+    Returns:
+      SVG.
+    """
+    drawing = figure.Figure(figsize=(canvas.WIDTH, 4.3), layout="constrained")
+    upper, lower = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    middle, width = 100 * (np.arange(BINS) + 0.5) / BINS, 92 / BINS
+    upper.bar(middle, 100 * np.nan_to_num(bins.accuracy), width, color=canvas.BLUE, alpha=0.85)
+    upper.plot([0, 100], [0, 100], color=canvas.ORANGE, linewidth=1.4, linestyle=(0, (4, 3)))
+    upper.plot(
+        100 * bins.confidence, 100 * bins.accuracy, "o",
+        markersize=4, markerfacecolor="white", markeredgecolor=canvas.INK, markeredgewidth=0.9,
+    )  # fmt: skip
+    upper.set(ylabel="accuracy in %", xlim=(0, 100), ylim=(0, 100))
+    lower.bar(middle, bins.count, width, color=canvas.MUTED)
+    for place, count in zip(middle, bins.count, strict=True):
+        if count:
+            lower.annotate(
+                f"{count:,}", (place, count), xytext=(0, 2), textcoords="offset points",
+                ha="center", fontsize=7, color=canvas.INK,
+            )  # fmt: skip
+    lower.set(xlabel="confidence in %", ylabel="predictions", yticks=[], ylim=(0, 1.3 * max(bins.count.max(), 1)))
+    for panel in (upper, lower):
+        panel.grid(False, axis="x")
+    return drawing

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -74,8 +75,12 @@ def write_predictions(path: Path, predictions: Iterable[Prediction], classes: Se
       predictions: Rows, in any order.
       classes: The classes of the protocol: one column `p_<class>` each.
     """
-    header = (*HEADER, *(f"p_{name}" for name in classes))
-    atomic.write_csv(path, header, ([*_fields(row), *row.probabilities] for row in predictions))
+    atomic.write_csv(path, *_table(predictions, classes))
+
+
+def digest(predictions: Iterable[Prediction], classes: Sequence[str]) -> str:
+    """Returns the SHA-256 of the file that `write_predictions` writes for these rows in this order."""
+    return hashlib.sha256(atomic.csv_bytes(*_table(predictions, classes))).hexdigest()
 
 
 def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
@@ -105,8 +110,10 @@ def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
     return rows, classes
 
 
-def _fields(row: Prediction) -> tuple[str | int, ...]:
-    return row.id, row.speaker, row.fold, row.seed, row.label, row.prediction
+def _table(predictions: Iterable[Prediction], classes: Sequence[str]) -> tuple[tuple[str, ...], Iterable[tuple]]:
+    """Returns the header and the lines."""
+    header = (*HEADER, *(f"p_{name}" for name in classes))
+    return header, ((r.id, r.speaker, r.fold, r.seed, r.label, r.prediction, *r.probabilities) for r in predictions)
 
 
 def _row(fields: list[str], classes: tuple[str, ...]) -> Prediction:

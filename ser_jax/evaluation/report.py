@@ -3,23 +3,20 @@
 import collections
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 import numpy as np
 
 from ser_jax import atomic, errors, metrics
-from ser_jax.evaluation import history, plots, rejected
+from ser_jax.evaluation import calibration, history, page, plots, rejected, units
 from ser_jax.evaluation import predictions as predictions_module
 from ser_jax.evaluation import results as results_module
 from ser_jax.evaluation.predictions import Prediction
 
 MOST_OPEN_ROWS = 12  # longer tables are folded away
 MOST_REJECTIONS_SHOWN = 200
-NO_VALUE = "–"
 
 
 def write_report(workdir: Path) -> Path:
@@ -46,7 +43,8 @@ def write_report(workdir: Path) -> Path:
         reasons[rejection.reason].append(rejection)
     speakers = {row.speaker for row in predictions}
     classes = _class_rows(results, predictions)
-    page = _template().render(
+    text = page.render(
+        "report.html",
         results=results,
         protocol=protocol,
         versions=_read_json(workdir / "versions.json"),
@@ -60,6 +58,7 @@ def write_report(workdir: Path) -> Path:
         confusions=_largest_confusions(results),
         classes=classes,
         largest=max(classes, key=lambda row: row["utterances"]),
+        temperatures=[value for value in results["calibration"]["temperature"] if value is not None],
         figures=_figures(results, predictions, epochs),
         unreadable=unreadable,
         rejections=len(rejections),
@@ -68,16 +67,8 @@ def write_report(workdir: Path) -> Path:
         most_rejections_shown=MOST_REJECTIONS_SHOWN,
     )
     path = workdir / "report.html"
-    atomic.write_text(path, page)
+    atomic.write_text(path, text)
     return path
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "points": _points, "duration": _duration, "value": _value}
-    return environment.from_string(resources.files("ser_jax.evaluation").joinpath("report.html").read_text("utf-8"))
 
 
 def _require(path: Path) -> None:
@@ -98,6 +89,7 @@ def _figures(results: Mapping, predictions: Sequence[Prediction], epochs: Sequen
     svg = {}
     classes = results["classes"]
     kept = [row for row in predictions if row.label and row.seed in results["seeds"]]
+    epochs = [line for line in epochs if line.get("phase", 1) == 1]  # The second phase has no validation figures.
     if epochs:
         best = {(run["fold"], run["seed"]): run["best_epoch"] or 0 for run in results["runs"]}
         losses = {"training": "loss", "validation": "validation_loss"}
@@ -113,6 +105,9 @@ def _figures(results: Mapping, predictions: Sequence[Prediction], epochs: Sequen
         )
         counts = collections.Counter({row.id: row.label for row in kept}.values())
         values = np.array([counts[name] for name in classes], np.float64)
+        probabilities = np.array([row.probabilities for row in kept])
+        bins = calibration.reliability(probabilities, units.class_numbers(kept, classes)[0])
+        svg["reliability"] = plots.reliability_diagram(bins, name="reliability")
         svg["counts"] = plots.bars(classes, values, label="test utterances", percent=False, name="counts")
     speakers = sorted({row.speaker for row in kept} - {""})
     if len(speakers) > 1:
@@ -135,7 +130,7 @@ def _per_seed(rows: Sequence[Prediction], results: Mapping) -> list[np.ndarray]:
 
 
 def _class_rows(results: Mapping, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """Returns per class: name, test utterances, their share, recall, precision."""
+    """Returns per class: name, test utterances, their share, recall with its interval, precision."""
     labels = {row.id: row.label for row in predictions if row.label}
     counts = collections.Counter(labels.values())
     confusion = np.array(results["confusion"])
@@ -146,6 +141,7 @@ def _class_rows(results: Mapping, predictions: Sequence[Prediction]) -> list[dic
             "utterances": counts[name],
             "share": counts[name] / len(labels) if labels else None,
             "recall": results["recall"][name],
+            "ci95": results["class_recall"][name]["ci95"],
             "precision": confusion[index, index] / predicted[index] if predicted[index] else None,
         }
         for index, name in enumerate(results["classes"])
@@ -163,24 +159,3 @@ def _largest_confusions(results: Mapping, count: int = 3) -> list[tuple[str, str
         if row != column and shares[row, column] > 0
     ]
     return sorted(pairs, key=lambda pair: -pair[2])[:count]
-
-
-def _percent(share: float | None) -> str:
-    return NO_VALUE if share is None else f"{100 * share:.1f}\u00a0%"
-
-
-def _points(share: float | None) -> str:
-    return NO_VALUE if share is None else f"{100 * share:.1f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return NO_VALUE
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _value(value: Any) -> str:
-    return NO_VALUE if value is None else str(value)

@@ -2,18 +2,19 @@
 
 import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ser_jax import metrics
-from ser_jax.evaluation import intervals
+from ser_jax.evaluation import calibration, intervals, units
+from ser_jax.evaluation import predictions as predictions_module
 from ser_jax.evaluation.predictions import Prediction
 
 SCHEMA = 1
 DIVERGED = "diverged"
-FEWEST_SPEAKERS = 5  # with fewer, an interval over speakers says nothing; utterances are resampled instead
+TOO_NARROW = "by utterance, too narrow"  # what an interval is called whose speakers are unknown or too few
 
 
 def summarise(
@@ -28,16 +29,18 @@ def summarise(
     classes: Sequence[str],
     runs: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
+    pooled_folds: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Scores the predictions; shares in [0, 1], null where there is nothing to score.
 
-    For each seed the predictions of all folds are pooled into one confusion matrix, and WA and UA are read from it. A
-    seed with a fold that diverged or is absent is left out of every pooled figure (its pool would lack speakers) and
-    named in `seeds_left_out`; its other runs keep their own scores in `runs`. Utterances without label count in
-    `utterances` and `unlabelled` and in no score.
+    For each seed the predictions of its folds are pooled into one confusion matrix, and WA, UA, macro F1 and recalls
+    are read from it; their intervals are those of the mean over seeds, by bootstrap over speakers. Calibration figures
+    are means over seeds of pooled predictions, too. A seed with a fold that diverged or is absent is left out of every
+    pooled figure (its pool would lack speakers) and named in `seeds_left_out`; its other runs keep their own scores in
+    `runs`. Utterances without label count in `utterances` and `unlabelled` and in no score.
 
     Args:
-      predictions: Rows of all runs that gave predictions.
+      predictions: Rows of all runs that gave predictions, in the order in which `predictions.csv` holds them.
       system: Name of the system.
       parameters: Number of trained parameters.
       corpus: Name of the corpus.
@@ -45,8 +48,11 @@ def summarise(
       protocol: Name of the protocol.
       protocol_sha256: Digest of the protocol.
       classes: Classes of the protocol, in the order of rows and columns of the confusion matrix.
-      runs: One mapping per run: `fold`, `seed`, `best_epoch` (or None), `status` ("done", "diverged").
+      runs: One mapping per run: `fold`, `seed`, `best_epoch` (or None), `status` ("done", "diverged") and, if its
+        probabilities were made with one, `temperature`.
       seconds: Wall time in s: `features`, `compile`, `train`, `evaluate`, `total`.
+      pooled_folds: Names of the folds that are pooled, see `Protocol.pooled_folds`; None: all. The others have scores
+        in `runs` only.
 
     Returns:
       The content of `results.json`.
@@ -56,11 +62,14 @@ def summarise(
     """
     _check(predictions, classes, runs)
     scored = [row for row in predictions if row.label]
-    seeds, left_out = _seeds(runs)
-    kept = [row for row in scored if row.seed in set(seeds)]
-    pooled = [confusion_of([row for row in kept if row.seed == seed], classes) for seed in seeds]
-    confusion = np.sum(pooled, axis=0) if seeds else np.zeros((len(classes), len(classes)), np.int64)
-    unit, (wa_interval, ua_interval) = _intervals(kept, seeds, classes)
+    pooled_folds = {run["fold"] for run in runs} if pooled_folds is None else set(pooled_folds)
+    seeds, left_out = _seeds([run for run in runs if run["fold"] in pooled_folds])
+    kept = [row for row in scored if row.seed in set(seeds) and row.fold in pooled_folds]
+    counted = units.count_units(kept, seeds=seeds, classes=classes)
+    unit, limits = _intervals(counted)
+    pooled = counted.counts.sum(axis=0)
+    scores = metrics.scores(pooled)
+    confusion = pooled.sum(axis=0)
     return {
         "schema": SCHEMA,
         "system": system,
@@ -74,12 +83,22 @@ def summarise(
         "unlabelled": len({row.id for row in predictions if not row.label}),
         "seeds": seeds,
         "seeds_left_out": left_out,
-        "ua": _spread([metrics.unweighted_accuracy(matrix) for matrix in pooled], ua_interval),
-        "wa": _spread([metrics.weighted_accuracy(matrix) for matrix in pooled], wa_interval),
+        "pooled_folds": sorted(pooled_folds),
+        "ua": _spread(scores.ua, limits.ua),
+        "wa": _spread(scores.wa, limits.wa),
+        "macro_f1": _spread(scores.macro_f1, limits.macro_f1),
         "ci95_unit": unit,
-        "macro_f1": _number(np.mean([_macro_f1(matrix) for matrix in pooled])) if seeds else None,
+        "ci95_note": TOO_NARROW if unit == units.UTTERANCE else None,
         "recall": dict(zip(classes, map(_number, metrics.recalls(confusion)), strict=True)),
+        "class_recall": {
+            name: _spread(scores.recall[:, place], limits.recall[place]) for place, name in enumerate(classes)
+        },
         "confusion": confusion.tolist(),
+        "calibration": {
+            **_calibration(kept, seeds, classes),
+            "temperature": [run.get("temperature") for run in runs],
+        },
+        "predictions_sha256": predictions_module.digest(predictions, classes),
         "runs": _run_rows(scored, classes, runs),
         "seconds": dict(seconds),
     }
@@ -95,10 +114,7 @@ def confusion_of(rows: Sequence[Prediction], classes: Sequence[str]) -> np.ndarr
     Returns:
       [K, K] int64, rows = truth, columns = prediction.
     """
-    number = {name: index for index, name in enumerate(classes)}
-    truth = np.array([number[row.label] for row in rows], np.int64)
-    predicted = np.array([number[row.prediction] for row in rows], np.int64)
-    return metrics.confusion_matrix(truth, predicted, len(classes))
+    return metrics.confusion_matrix(*units.class_numbers(rows, classes), len(classes))
 
 
 def _check(predictions: Sequence[Prediction], classes: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> None:
@@ -120,36 +136,38 @@ def _seeds(runs: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
     return [seed for seed in seeds if done[seed] == len(folds)], [seed for seed in seeds if done[seed] < len(folds)]
 
 
-def _intervals(rows: Sequence[Prediction], seeds: list[int], classes: Sequence[str]) -> tuple[str | None, list]:
-    """Returns what is resampled, and the intervals of WA and UA as [low, high] (None without two units)."""
-    speakers = {row.speaker for row in rows}
-    unit = "speaker" if "" not in speakers and len(speakers) >= FEWEST_SPEAKERS else "utterance"
-    groups = [row.speaker if unit == "speaker" else row.id for row in rows]
-    place = {name: index for index, name in enumerate(sorted(set(groups)))}
-    if len(place) < 2:
-        return None, [None, None]
-    number = {name: index for index, name in enumerate(classes)}
-    counts = np.zeros((len(place), len(seeds), len(classes), len(classes)), np.int64)
-    for row, group in zip(rows, groups, strict=True):
-        counts[place[group], seeds.index(row.seed), number[row.label], number[row.prediction]] += 1
-    return unit, intervals.bootstrap(counts).tolist()
+def _intervals(counted: units.Units) -> tuple[str | None, metrics.Scores]:
+    """Returns what is resampled (None without two units), and the intervals (NaN without them)."""
+    number, seeds, classes, _ = counted.counts.shape
+    if number < 2 or not seeds:
+        return None, metrics.Scores(*np.full((3, 2), np.nan), recall=np.full((classes, 2), np.nan))
+    return counted.kind, intervals.score_intervals(counted.counts)
 
 
-def _spread(per_seed: list[float], interval: list[float] | None) -> dict[str, Any]:
-    """Returns mean, standard deviation and values over seeds."""
+def _spread(per_seed: np.ndarray, interval: np.ndarray) -> dict[str, Any]:
+    """Returns mean, standard deviation, interval and values over seeds."""
     return {
-        "mean": _number(np.mean(per_seed)) if per_seed else None,
+        "mean": _number(np.mean(per_seed)) if len(per_seed) else None,
         "std": _number(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
-        "ci95": interval,
+        "ci95": None if np.isnan(interval).any() else interval.tolist(),
         "per_seed": [_number(value) for value in per_seed],
     }
 
 
-def _macro_f1(confusion: np.ndarray) -> float:
-    """Returns the mean F1 over the classes that have examples; NaN for an empty matrix."""
-    examples = confusion.sum(axis=1)
-    scores = 2 * np.diag(confusion) / np.maximum(examples + confusion.sum(axis=0), 1)
-    return float(scores[examples > 0].mean()) if examples.any() else float("nan")
+def _calibration(rows: Sequence[Prediction], seeds: Sequence[int], classes: Sequence[str]) -> dict[str, float | None]:
+    """Returns the calibration figures, each the mean over the seeds."""
+    probabilities = np.array([row.probabilities for row in rows], np.float64).reshape(-1, len(classes))
+    labels, _ = units.class_numbers(rows, classes)
+    seed = np.array([row.seed for row in rows], np.int64)
+    measures = {
+        "ece": calibration.expected_calibration_error,
+        "nll": calibration.negative_log_likelihood,
+        "brier": calibration.brier_score,
+    }
+    return {
+        name: _number(np.mean([measure(probabilities[seed == s], labels[seed == s]) for s in seeds])) if seeds else None
+        for name, measure in measures.items()
+    }
 
 
 def _run_rows(scored: Sequence[Prediction], classes: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> list[dict]:

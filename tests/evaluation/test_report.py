@@ -1,45 +1,18 @@
 """The page: complete, self-contained and safe, for full and for odd run directories."""
 
 import json
-import re
-from html import parser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pages import Page
 
 from ser_jax import atomic, errors
 from ser_jax.corpora.table import Rejection, Utterance
 from ser_jax.evaluation import history, plots, predictions, rejected, report, results
 
 HOSTILE = "<script>alert('x & y')</script>"
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Page(parser.HTMLParser):
-    """Collects the tags and attributes of a page and checks that every tag is closed."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def make_run(
@@ -101,10 +74,13 @@ def test_page_of_a_full_run(tmp_path):
     assert path == tmp_path / "report.html"
     text = path.read_text("utf-8")
     page = Page(text)
-    assert page.tags.count("svg") == 6
-    headline = f"{100 * found['ua']['mean']:.1f}"
+    assert page.tags.count("svg") == 7
+    low, high = found["class_recall"]["happy"]["ci95"]
     for expected in (
-        headline,
+        f"{100 * found['ua']['mean']:.1f}",
+        f"{100 * found['macro_f1']['mean']:.1f}",
+        f"[{100 * low:.1f}, {100 * high:.1f}]",
+        f"{found['calibration']['brier']:.3f}",
         "plain_crnn on demo-speaker",
         "decade",
         "189,788",
@@ -113,30 +89,14 @@ def test_page_of_a_full_run(tmp_path):
         "3.11.7",
     ):
         assert expected in text
-    assert "diverged:" not in text
+    assert "diverged:" not in text and "too narrow" not in text and "temperatures" not in text
 
 
 def test_page_needs_nothing_from_outside(tmp_path):
     make_run(tmp_path)
     text = report.write_report(tmp_path).read_text("utf-8")
-    page = Page(text)
-    assert not {"script", "img", "iframe", "object"} & set(page.tags)
-    links = [value or "" for name, value in page.attributes if name in ("src", "href", "xlink:href", "action")]
-    assert all(link.startswith(("#", "data:")) for link in links)
-    assert not re.search(r"url\((?!#)|@import", text)
-    outside = [value for name, value in page.attributes if "://" in (value or "") and not name.startswith("xmlns")]
-    assert not outside
+    Page(text).check_self_contained()
     assert str(tmp_path) not in text
-
-
-def test_ids_are_unique_and_references_resolve(tmp_path):
-    make_run(tmp_path)
-    text = report.write_report(tmp_path).read_text("utf-8")
-    page = Page(text)
-    ids = [value for name, value in page.attributes if name == "id"]
-    assert len(ids) == len(set(ids))
-    wanted = {(value or "")[1:] for name, value in page.attributes if name == "xlink:href"}
-    assert wanted | set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
 
 
 def test_names_cannot_become_markup(tmp_path):
@@ -151,6 +111,19 @@ def test_the_same_run_gives_the_same_page(tmp_path):
     make_run(tmp_path)
     first = report.write_report(tmp_path).read_bytes()
     assert report.write_report(tmp_path).read_bytes() == first
+
+
+def test_an_interval_by_utterance_is_called_too_narrow(tmp_path):
+    make_run(tmp_path, speakers=4)
+    text = report.write_report(tmp_path).read_text("utf-8")
+    assert text.count("by utterance, too narrow") == 4, "in three cards and in the text"
+
+
+def test_temperatures_are_shown(tmp_path):
+    found = make_run(tmp_path)
+    found["calibration"]["temperature"] = [1.25, None, 2.5]
+    atomic.write_json(tmp_path / "results.json", found)
+    assert "temperatures from 1.250 to 2.500" in report.write_report(tmp_path).read_text("utf-8")
 
 
 def test_diverged_runs_are_named(tmp_path):
@@ -216,6 +189,19 @@ def test_history_of_an_interrupted_run(tmp_path):
     path.write_text(lines[0])
     assert history.read_history(path) == ([json.loads(lines[0])], 0)
     assert history.read_history(tmp_path / "absent") == ([], 0)
+
+
+def test_history_of_two_phases(tmp_path):
+    """An epoch of the second phase does not replace that of the first; only the first is drawn."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"fold": "a", "seed": 0, "phase": phase, "epoch": 1, "loss": float(phase)} for phase in (1, 2)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert history.read_history(path) == (lines, 0)
+    make_run(tmp_path)
+    once = report.write_report(tmp_path).read_text()
+    second = {"fold": "spk0", "seed": 0, "phase": 2, "epoch": 50, "loss": 9.0}
+    path.write_text(json.dumps(second) + "\n" + path.read_text())
+    assert report.write_report(tmp_path).read_text() == once
 
 
 def test_many_curves_stay_small():

@@ -1,17 +1,17 @@
-"""results.json: by hand, against scikit-learn and a plain loop, and in the odd cases."""
+"""results.json: by hand, against scikit-learn and audmetric, and in the odd cases."""
 
+import dataclasses
+import hashlib
 import json
 from typing import Any
 
-import hypothesis
+import audmetric
 import numpy as np
 import pytest
-from hypothesis import strategies
-from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sklearn_metrics
 
 from ser_jax import atomic, metrics
-from ser_jax.evaluation import console, intervals, results
+from ser_jax.evaluation import calibration, console, intervals, predictions, results
 from ser_jax.evaluation.predictions import Prediction
 
 CLASSES = ("angry", "happy", "sad")
@@ -83,20 +83,52 @@ def test_by_hand():
     assert found["ua"]["std"] == pytest.approx(np.sqrt(2) / 8)
     assert found["wa"]["per_seed"] == [2 / 3, 2 / 3]
     # F1 of seed 0: angry 2/3, happy 1; of seed 1: angry 1, happy 0. No sad occurs, so it has none.
-    assert found["macro_f1"] == pytest.approx((5 / 6 + 1 / 2) / 2)
+    assert found["macro_f1"]["per_seed"] == pytest.approx([5 / 6, 1 / 2])
+    assert found["macro_f1"]["mean"] == pytest.approx((5 / 6 + 1 / 2) / 2)
+    assert found["class_recall"]["angry"]["per_seed"] == [0.5, 1.0]
+    assert found["class_recall"]["angry"]["mean"] == found["recall"]["angry"]
+    assert found["class_recall"]["sad"] == {"mean": None, "std": None, "ci95": None, "per_seed": [None, None]}
     assert found["runs"][0] == {"fold": "a", "seed": 0, "wa": 0.5, "ua": 0.5, "best_epoch": 3, "status": "done"}
     assert found["runs"][3]["ua"] == 0.0
     assert found["seconds"]["total"] == 10.0
+
+
+def test_folds_that_are_not_pooled_keep_their_own_scores():
+    """Oracle: the same without their rows; a run of theirs that diverged leaves no seed out."""
+    rows = [row("1", "angry", "angry", fold="a"), row("2", "sad", "angry", fold="b"), row("3", "sad", "sad", fold="b")]
+    runs = [run("a", 0), run("b", 0)]
+    common = {"corpus": "c", "corpus_sha256": "", "protocol": "p", "protocol_sha256": "", "classes": CLASSES}
+    common |= {"system": "s", "parameters": 1, "seconds": {}}
+    found = results.summarise(rows, runs=runs, pooled_folds=["b"], **common)
+    alone = results.summarise(rows[1:], runs=runs[1:], **common)
+    assert found["pooled_folds"] == alone["pooled_folds"] == ["b"]
+    assert all(found[key] == alone[key] for key in ("ua", "wa", "macro_f1", "class_recall", "confusion", "seeds"))
+    assert [entry["ua"] for entry in found["runs"]] == [1.0, 0.5] and found["utterances"] == 3
+    runs[0]["status"] = results.DIVERGED
+    assert results.summarise(rows, runs=runs, pooled_folds=["b"], **common)["seeds"] == [0]
+    assert results.summarise(rows, runs=runs, **common)["seeds"] == []
 
 
 def test_keys_of_the_schema(tmp_path):
     found = summarise([row("1", "angry", "angry")], [run("a", 0)])
     assert set(found) == {
         *("schema", "system", "parameters", "corpus", "corpus_sha256", "protocol", "protocol_sha256", "classes"),
-        *("utterances", "unlabelled", "seeds", "seeds_left_out", "ua", "wa", "ci95_unit", "macro_f1", "recall"),
-        *("confusion", "runs", "seconds"),
+        *("utterances", "unlabelled", "seeds", "seeds_left_out", "ua", "wa", "ci95_unit", "ci95_note", "macro_f1"),
+        *(
+            "pooled_folds",
+            "recall",
+            "class_recall",
+            "confusion",
+            "calibration",
+            "predictions_sha256",
+            "runs",
+            "seconds",
+        ),
     }
-    assert set(found["ua"]) == set(found["wa"]) == {"mean", "std", "ci95", "per_seed"}
+    for score in (found["ua"], found["wa"], found["macro_f1"], *found["class_recall"].values()):
+        assert set(score) == {"mean", "std", "ci95", "per_seed"}
+    assert set(found["class_recall"]) == set(found["recall"]) == set(CLASSES)
+    assert set(found["calibration"]) == {"ece", "nll", "brier", "temperature"}
     atomic.write_json(tmp_path / "results.json", found)
     assert json.loads((tmp_path / "results.json").read_text()) == found
 
@@ -115,18 +147,18 @@ def test_against_scikit_learn():
         labels = [r.label for r in rows if r.seed == seed]
         predicted = [r.prediction for r in rows if r.seed == seed]
         assert wa == pytest.approx(sklearn_metrics.accuracy_score(labels, predicted))
-        assert ua == pytest.approx(sklearn_metrics.recall_score(labels, predicted, labels=CLASSES, average="macro"))
+        assert ua == pytest.approx(sklearn_metrics.balanced_accuracy_score(labels, predicted))
+        assert ua == pytest.approx(audmetric.unweighted_average_recall(labels, predicted, labels=CLASSES))
+        assert wa == pytest.approx(audmetric.accuracy(labels, predicted, labels=CLASSES))
     labels, predicted = [r.label for r in rows], [r.prediction for r in rows]
     expected = sklearn_metrics.confusion_matrix(labels, predicted, labels=CLASSES)
     np.testing.assert_array_equal(found["confusion"], expected)
     for name, value in found["recall"].items():
         recall = sklearn_metrics.recall_score(labels, predicted, labels=[name], average="macro")
         assert value == pytest.approx(recall)
-    f1 = [
-        sklearn_metrics.f1_score(*np.transpose([(r.label, r.prediction) for r in rows if r.seed == s]), average="macro")
-        for s in found["seeds"]
-    ]
-    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+    for seed, f1 in zip(found["seeds"], found["macro_f1"]["per_seed"], strict=True):
+        columns = np.transpose([(r.label, r.prediction) for r in rows if r.seed == seed])
+        assert f1 == pytest.approx(sklearn_metrics.f1_score(*columns, labels=CLASSES, average="macro"))
 
 
 def test_mean_ua_is_the_ua_of_the_summed_confusion():
@@ -174,8 +206,9 @@ def test_a_seed_with_a_diverged_fold_is_left_out():
 def test_nothing_but_diverged_runs():
     found = summarise([], [run("a", 0, "diverged", None)])
     assert found["ua"] == found["wa"] == {"mean": None, "std": None, "ci95": None, "per_seed": []}
-    assert found["macro_f1"] is None
-    assert found["ci95_unit"] is None
+    assert found["macro_f1"] == found["class_recall"]["sad"] == found["ua"]
+    assert found["calibration"] == {"ece": None, "nll": None, "brier": None, "temperature": [None]}
+    assert found["ci95_unit"] is None and found["ci95_note"] is None
     assert np.sum(found["confusion"]) == 0
     assert "–" in console.summary_lines(found)
 
@@ -209,6 +242,11 @@ def test_unit_of_the_interval():
     assert summarise(many, runs_of(many))["ci95_unit"] == "speaker"
     assert summarise(few, runs_of(few))["ci95_unit"] == "utterance"
     assert summarise(unknown, runs_of(unknown))["ci95_unit"] == "utterance"
+    assert summarise(many, runs_of(many))["ci95_note"] is None
+    for rows in (few, unknown):
+        found = summarise(rows, runs_of(rows))
+        assert found["ci95_note"] == "by utterance, too narrow"
+        assert "intervals are by utterance, too narrow" in console.summary_lines(found)
 
 
 def test_interval_is_the_same_every_time_and_holds_the_mean():
@@ -230,35 +268,54 @@ def test_speakers_that_differ_widen_the_interval():
     assert high - low > 3 * (high_unknown - low_unknown)
 
 
-def test_bootstrap_against_a_plain_loop():
-    generator = np.random.default_rng(4)
-    counts = generator.integers(0, 5, (6, 2, 3, 3))
-    counts[0, :, :2] = 0  # a speaker with one class: some draws lack the others
-    draws = np.random.default_rng(intervals.GENERATOR_SEED).integers(0, 6, (300, 6))
-    scores = []
-    for draw in draws:
-        pooled = [np.sum([counts[unit, seed] for unit in draw], axis=0) for seed in range(2)]
-        wa = np.mean([metrics.weighted_accuracy(matrix) for matrix in pooled])
-        scores.append((wa, np.mean([metrics.unweighted_accuracy(matrix) for matrix in pooled])))
-    expected = np.quantile(scores, [0.025, 0.975], axis=0).T
-    np.testing.assert_allclose(intervals.bootstrap(counts, resamples=300), expected, rtol=1e-12)
+def test_intervals_are_those_of_the_speakers_counts():
+    rows = random_rows(np.random.default_rng(4))
+    found = summarise(rows, runs_of(rows))
+    counts = np.zeros((6, 3, 3, 3), np.int64)
+    for r in rows:
+        counts[int(r.speaker[1:]), r.seed, CLASSES.index(r.label), CLASSES.index(r.prediction)] += 1
+    expected = intervals.score_intervals(counts)
+    for score in ("wa", "ua", "macro_f1"):
+        assert found[score]["ci95"] == getattr(expected, score).tolist()
+    for name, limits in zip(CLASSES, expected.recall, strict=True):
+        assert found["class_recall"][name]["ci95"] == limits.tolist()
 
 
-def test_bootstrap_in_batches_is_the_same(monkeypatch):
-    counts = np.random.default_rng(5).integers(1, 9, (7, 2, 3, 3))
-    whole = intervals.bootstrap(counts)
-    monkeypatch.setattr(intervals, "MOST_DRAWN_AT_ONCE", 700)
-    np.testing.assert_array_equal(intervals.bootstrap(counts), whole)
+def test_calibration_is_that_of_the_probabilities():
+    generator = np.random.default_rng(5)
+    rows = [
+        dataclasses.replace(r, probabilities=tuple(generator.dirichlet(np.ones(3)).tolist()))
+        for r in random_rows(generator, seeds=(0, 1))
+    ]
+    found = summarise([*rows, row("9", "", "sad", fold="f0")], runs_of(rows))["calibration"]
+    expected = []
+    for seed in (0, 1):
+        shares = np.array([r.probabilities for r in rows if r.seed == seed])
+        labels = np.array([CLASSES.index(r.label) for r in rows if r.seed == seed])
+        expected.append(
+            [
+                calibration.expected_calibration_error(shares, labels),
+                calibration.negative_log_likelihood(shares, labels),
+                calibration.brier_score(shares, labels),
+            ]
+        )
+    assert [found["ece"], found["nll"], found["brier"]] == pytest.approx(np.mean(expected, axis=0).tolist())
 
 
-@hypothesis.given(arrays.arrays(np.int64, (4, 3, 3), elements=strategies.integers(0, 9)))
-@hypothesis.settings(max_examples=30, deadline=None)
-def test_scores_of_the_bootstrap_are_those_of_metrics(matrices):
-    # Units that are all alike: every draw has the scores of the whole.
-    matrix = matrices.sum(axis=0) + np.eye(3, dtype=np.int64)
-    (wa_low, wa_high), (ua_low, ua_high) = intervals.bootstrap(np.stack([matrix[None]] * 3), resamples=9)
-    assert wa_low == pytest.approx(wa_high) == pytest.approx(metrics.weighted_accuracy(matrix))
-    assert ua_low == pytest.approx(ua_high) == pytest.approx(metrics.unweighted_accuracy(matrix))
+def test_temperatures_stand_in_the_order_of_the_runs():
+    rows = [row("1", "angry", "angry"), row("2", "sad", "sad", fold="b")]
+    runs = [run("a", 0) | {"temperature": 1.5}, run("b", 0)]
+    found = summarise(rows, runs)
+    assert found["calibration"]["temperature"] == [1.5, None]
+    assert set(found["runs"][0]) == {"fold", "seed", "wa", "ua", "best_epoch", "status"}
+
+
+def test_the_digest_is_that_of_the_file(tmp_path):
+    rows = random_rows(np.random.default_rng(6))
+    predictions.write_predictions(tmp_path / "predictions.csv", rows, CLASSES)
+    expected = hashlib.sha256((tmp_path / "predictions.csv").read_bytes()).hexdigest()
+    assert summarise(rows, runs_of(rows))["predictions_sha256"] == expected
+    assert summarise(rows[1:], runs_of(rows))["predictions_sha256"] != expected
 
 
 def test_console_table(tmp_path):
@@ -266,7 +323,10 @@ def test_console_table(tmp_path):
     text = console.summary_lines(summarise(rows, runs_of(rows)), tmp_path / "report.html")
     assert text.startswith("plain_crnn on demo-speaker: 72 utterances, 6 folds x 3 seeds\n")
     assert text.endswith(f"report  {tmp_path / 'report.html'}")
-    heading, ua, wa = text.splitlines()[2:5]
-    assert ua.split()[0] == "UA" and wa.split()[0] == "WA"
+    heading, ua, wa, f1 = text.splitlines()[2:6]
+    assert [line.split()[0] for line in (ua, wa, f1)] == ["UA", "WA", "F1"]
+    found = summarise(rows, runs_of(rows))
+    assert f"{100 * found['macro_f1']['mean']:.1f}" in f1
+    assert f"ECE {found['calibration']['ece']:.3f}" in text and "too narrow" not in text
     assert ua.index(".") < heading.index("std"), "the columns stand under their headings"
     assert max(map(len, text.splitlines()[:-1])) <= 80

@@ -1,0 +1,216 @@
+"""The paired comparison: by hand, against loops over every swap, and by what must hold for any two systems."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import hypothesis
+import numpy as np
+import pytest
+import scored
+from hypothesis import strategies
+from scipy import stats
+
+from ser_jax import metrics
+from ser_jax.evaluation import comparison, intervals
+from ser_jax.evaluation.predictions import Prediction
+from ser_jax.evaluation.units import Units, count_units
+
+WEAK = 0.2
+
+
+def counted(rows: Sequence[Prediction]) -> Units:
+    return count_units(rows, seeds=sorted({row.seed for row in rows}), classes=scored.CLASSES)
+
+
+def from_hits(hits: Sequence[int], examples: int, seeds=1) -> Units:
+    """Returns units with that many of two classes' examples right, in every seed."""
+    counts = np.zeros((len(hits), seeds, 2, 2), np.int64)
+    counts[:, :, 0, 0] = counts[:, :, 1, 1] = np.array(hits)[:, None]
+    counts[:, :, 0, 1] = counts[:, :, 1, 0] = examples - np.array(hits)[:, None]
+    return Units("speaker", counts)
+
+
+def loop_means(rows: Sequence[Prediction]) -> np.ndarray:
+    """Returns UA and WA, each averaged over seeds, of rows."""
+    numbers = {name: k for k, name in enumerate(scored.CLASSES)}
+    found = []
+    for seed in sorted({row.seed for row in rows}):
+        pairs = np.array([(numbers[row.label], numbers[row.prediction]) for row in rows if row.seed == seed]).T
+        confusion = metrics.confusion_matrix(pairs[0], pairs[1], len(numbers))
+        found.append((metrics.unweighted_accuracy(confusion), metrics.weighted_accuracy(confusion)))
+    return np.mean(found, axis=0)
+
+
+def test_by_hand():
+    # Of 5 speakers with 4 examples the first system has 3, 3, 3, 3, 2 right, the second 2, 2, 2, 2, 2.
+    found = comparison.compare([from_hits([3, 3, 3, 3, 2], 4), from_hits([2, 2, 2, 2, 2], 4)])
+    assert (found.kind, found.units, found.flips, found.exact) == ("speaker", 5, 32, True)
+    (pair,) = found.pairs
+    assert (pair.first, pair.second) == (0, 1)
+    assert pair.ua.effect == pair.wa.effect == pytest.approx(0.2)
+    # Only if the four speakers that differ are all swapped, or none: 2 of 16 swaps reach 0.2.
+    assert pair.ua.p == pair.wa.p == pair.ua.holm == 2 / 16
+
+
+def test_every_swap_against_a_loop_over_rows():
+    """The definition itself: rows of whole speakers change hands, everything is pooled and scored anew."""
+    first, second = scored.make_rows(0, speakers=5, skill=0.7), scored.make_rows(1, speakers=5, skill=0.2)
+    (pair,) = comparison.compare([counted(first), counted(second)]).pairs
+    found = loop_means(first) - loop_means(second)
+    np.testing.assert_allclose([pair.ua.effect, pair.wa.effect], found, rtol=1e-9)
+    reached = np.zeros(2)
+    for swapped in itertools.product((False, True), repeat=5):
+        swap = {f"s{speaker}" for speaker in range(5) if swapped[speaker]}
+        ours = [b if a.speaker in swap else a for a, b in zip(first, second, strict=True)]
+        theirs = [a if a.speaker in swap else b for a, b in zip(first, second, strict=True)]
+        reached += np.abs(loop_means(ours) - loop_means(theirs)) >= np.abs(found) - 1e-12
+    assert [pair.ua.p, pair.wa.p] == (reached / 32).tolist()
+    assert 0 < pair.ua.p < 1
+
+
+def test_different_numbers_of_seeds_are_averaged():
+    first, second = scored.make_rows(2, seeds=(0, 1, 2)), scored.make_rows(3, seeds=(5,), skill=WEAK)
+    (pair,) = comparison.compare([counted(first), counted(second)]).pairs
+    found = loop_means(first) - loop_means(second)
+    np.testing.assert_allclose([pair.ua.effect, pair.wa.effect], found, rtol=1e-9)
+    thrice = [dataclasses.replace(row, seed=seed) for seed in (5, 6, 7) for row in second]
+    (again,) = comparison.compare([counted(first), counted(thrice)]).pairs
+    assert again.ua.p == pair.ua.p and again.ua.effect == pytest.approx(pair.ua.effect)
+
+
+@pytest.mark.parametrize("have_the_last_class", [6, 1])
+def test_intervals_against_a_plain_loop(have_the_last_class):
+    """If one speaker has a class, a third of the draws lacks it: their UA is over the others, for both systems."""
+    systems = [counted(scored.make_rows(4)), counted(scored.make_rows(5, seeds=(0,), skill=WEAK))]
+    for system in systems:
+        system.counts[have_the_last_class:, :, -1] = 0
+    (pair,) = comparison.compare(systems).pairs
+    draws = np.random.default_rng(intervals.GENERATOR_SEED).integers(0, 6, (intervals.RESAMPLES, 6))
+    scores = []
+    for system in systems:
+        found = metrics.scores(np.stack([sum(system.counts[speaker] for speaker in draw) for draw in draws]))
+        scores.append([found.ua.mean(axis=1), found.wa.mean(axis=1)])
+    expected = np.quantile(np.subtract(*scores), [0.025, 0.975], axis=1).T
+    np.testing.assert_allclose([pair.ua.ci95, pair.wa.ci95], expected, rtol=1e-9)
+
+
+def test_permutations_against_scipy():
+    gaps = np.random.default_rng(6).normal(0.3, 1, (3, 8))
+    found, flips, exact = comparison.permutation_test(gaps)
+    assert (flips, exact) == (256, True)
+    for p, row in zip(found, gaps, strict=True):
+        expected = stats.permutation_test((row,), np.sum, permutation_type="samples", n_resamples=256)
+        assert p == pytest.approx(expected.pvalue)
+
+
+def test_equal_differences_are_equal_whatever_the_rounding():
+    """49ths have no end in binary; whole numbers say how many swaps reach the difference."""
+    generator = np.random.default_rng(12)
+    numbers = generator.integers(-3, 4, (50, 7))
+    signs = np.array(list(itertools.product((1, -1), repeat=7)))
+    expected = (np.abs(signs @ numbers.T) >= np.abs(numbers.sum(axis=1))).mean(axis=0)
+    np.testing.assert_array_equal(comparison.permutation_test(numbers / 49)[0], expected)
+
+
+def test_many_units_are_swapped_at_random():
+    gaps = np.random.default_rng(7).normal(0.35, 1, (2, 14))
+    exact, flips, complete = comparison.permutation_test(gaps)
+    assert (flips, complete) == (2**14, True)
+    more = np.hstack([gaps, np.zeros((2, 1))])  # a unit that changes nothing, but makes too many swaps
+    drawn, flips, complete = comparison.permutation_test(more)
+    assert (flips, complete) == (10_000, False)
+    np.testing.assert_allclose(drawn, exact, atol=4 * np.sqrt(0.25 / 10_000))
+    never, _, _ = comparison.permutation_test(np.ones((1, 40)))
+    assert never[0] == 1 / 10_001, "the swap that was found counts, so p is never 0"
+
+
+def test_swaps_in_batches_are_the_same(monkeypatch):
+    gaps = np.random.default_rng(8).normal(0.3, 1, (2, 8))
+    whole = comparison.permutation_test(gaps)[0]
+    monkeypatch.setattr(intervals, "MOST_DRAWN_AT_ONCE", 100)
+    np.testing.assert_array_equal(comparison.permutation_test(gaps)[0], whole)
+
+
+@pytest.mark.parametrize("units", [8, 20])
+def test_p_is_uniform_where_nothing_differs(units):
+    """No more than a share α of the comparisons of equals has p ≤ α, and not much less."""
+    gaps = np.random.default_rng(9).normal(size=(800, units))
+    p = comparison.permutation_test(gaps)[0]
+    for level in (0.05, 0.2, 0.5, 0.8):
+        slack = 4 * np.sqrt(level * (1 - level) / 800)
+        assert level - slack - 2 / 2**8 <= (p <= level).mean() <= level + slack
+
+
+def test_equals_are_seldom_found_to_differ():
+    """The same from predictions on: two systems of the same skill."""
+    p = []
+    for number in range(100):
+        systems = [counted(scored.make_rows(2 * number + k, per_speaker=30, seeds=(0,))) for k in range(2)]
+        p.append(comparison.compare(systems).pairs[0].wa.p)
+    assert np.mean(np.array(p) <= 0.1) <= 0.1 + 3 * np.sqrt(0.09 / 100)
+    assert 0.4 < np.mean(p) < 0.65, "a little above a half, for differences of counts are often equal"
+
+
+@hypothesis.given(strategies.integers(0, 10**6), strategies.integers(2, 16), strategies.integers(1, 3))
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_changing_places_turns_the_sign_and_nothing_else(seed, speakers, seeds):
+    first = counted(scored.make_rows(seed, speakers=speakers, per_speaker=5, seeds=range(seeds)))
+    second = counted(scored.make_rows(seed + 1, speakers=speakers, per_speaker=5, seeds=(0,), skill=WEAK))
+    (there,), (back,) = (comparison.compare(pair).pairs for pair in ([first, second], [second, first]))
+    for ours, theirs in ((there.ua, back.ua), (there.wa, back.wa)):
+        assert theirs.effect == -ours.effect and theirs.p == ours.p
+        np.testing.assert_allclose(theirs.ci95, [-ours.ci95[1], -ours.ci95[0]], atol=1e-12)
+        assert 0 < ours.p <= 1 and ours.p <= ours.holm <= 1
+
+
+@pytest.mark.parametrize("speakers", [3, 6, 20])
+def test_a_system_does_not_differ_from_itself(speakers):
+    system = counted(scored.make_rows(10, speakers=speakers))
+    (pair,) = comparison.compare([system, system]).pairs
+    for difference in (pair.ua, pair.wa):
+        assert (difference.effect, difference.ci95, difference.p) == (0, [0, 0], 1)
+
+
+def test_every_pair_is_corrected():
+    systems = [counted(scored.make_rows(11 + k, skill=skill)) for k, skill in enumerate((0.8, 0.5, 0.1))]
+    found = comparison.compare(systems)
+    assert [(pair.first, pair.second) for pair in found.pairs] == [(0, 1), (0, 2), (1, 2)]
+    for score in ("ua", "wa"):
+        differences = [getattr(pair, score) for pair in found.pairs]
+        expected = comparison.holm(np.array([difference.p for difference in differences]))
+        assert [difference.holm for difference in differences] == expected.tolist()
+    (alone,) = comparison.compare(systems[:2]).pairs
+    assert (alone.ua.effect, alone.ua.p) == (found.pairs[0].ua.effect, found.pairs[0].ua.p)
+    assert alone.ua.holm == alone.ua.p
+
+
+def test_holm_by_hand():
+    assert comparison.holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert comparison.holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
+    assert comparison.holm(np.array([0.2])).tolist() == [0.2]
+
+
+def test_few_speakers_are_swapped_by_utterance_and_it_says_so():
+    many, few = (
+        comparison.compare([counted(scored.make_rows(k, speakers=speakers)) for k in range(2)]) for speakers in (5, 4)
+    )
+    assert (many.kind, many.units, many.note) == ("speaker", 5, None)
+    assert (few.kind, few.units, few.note) == ("utterance", 36, "by utterance, too optimistic")
+    assert not few.exact
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (5, 1, 2, 1)], ids=["in the first seed", "in the last"])
+def test_another_example_is_refused(place):
+    system = counted(scored.make_rows(0))
+    other = system.counts.copy()
+    other[place] += 1
+    with pytest.raises(ValueError, match="not tested on the same utterances"):
+        comparison.compare([system, Units("speaker", other)])
+
+
+def test_other_units_are_refused():
+    system = counted(scored.make_rows(0))
+    for other in (Units("speaker", system.counts[1:]), Units("utterance", system.counts)):
+        with pytest.raises(ValueError, match="not tested on the same utterances"):
+            comparison.compare([system, other])

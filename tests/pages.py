@@ -1,0 +1,45 @@
+"""HTML pages as tests read them."""
+
+import re
+from html import parser
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(parser.HTMLParser):
+    """Collects the tags and attributes of a page and checks that every tag is closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text = text
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def check_self_contained(self) -> None:
+        """Checks that it loads nothing from elsewhere, and that references within it resolve."""
+        assert not {"script", "img", "iframe", "object"} & set(self.tags)
+        links = [value or "" for name, value in self.attributes if name in ("src", "href", "xlink:href", "action")]
+        assert all(link.startswith(("#", "data:")) for link in links)
+        assert not re.search(r"url\((?!#)|@import", self.text)
+        assert not [value for name, value in self.attributes if "://" in (value or "") and not name.startswith("xmlns")]
+        ids = [value for name, value in self.attributes if name == "id"]
+        assert len(ids) == len(set(ids))
+        wanted = {(value or "")[1:] for name, value in self.attributes if name == "xlink:href"}
+        wanted |= {value for name, value in self.attributes if name == "aria-labelledby"}
+        assert wanted | set(re.findall(r"url\(#([^)]+)\)", self.text)) <= set(ids)
