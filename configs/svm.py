@@ -1,0 +1,19 @@
+"""Baseline: z-scored ComParE functionals and linear support vector machines, classes balanced. No system of the paper.
+
+What readers compare with: features of Schuller et al. 2016, C chosen on the validation part. Needs openSMILE and
+scikit-learn (`pip install 'ser_jax[hsf,svm]'`), no accelerator. The seed hardly matters.
+
+    python -m ser_jax.main --config=configs/svm.py --config.corpus.name=emodb --config.corpus.root=/data/emodb
+
+EMO-DB: about 20 seconds on 2 cores, UA 82.2 %.
+"""
+
+from ser_jax import config as base
+
+
+def get_config() -> base.Config:
+    """Returns the configuration."""
+    config = base.get_config()
+    config.system = "svm"
+    config.training.class_weights = "balanced"
+    return config

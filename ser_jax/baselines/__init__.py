@@ -1,0 +1,1 @@
+"""Systems without a train step, to compare the others with."""
