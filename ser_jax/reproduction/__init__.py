@@ -1,0 +1,1 @@
+"""The tables of the paper and of EMO-DB, made again by one command."""
