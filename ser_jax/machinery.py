@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ser_jax import cache
 from ser_jax.arrays import plans
-from ser_jax.arrays.dataset import Dataset, build_dataset
+from ser_jax.arrays.dataset import Dataset, build_dataset, build_wave_dataset
 from ser_jax.config import Config
 from ser_jax.features.extract import Features
 from ser_jax.features.logmel import LogMelSettings, silence
@@ -34,7 +34,13 @@ def start(config: Config) -> list[Any]:
 
 def make_dataset(config: Config, protocol: Protocol, features: Features) -> Dataset:
     """Pads the features of a protocol into length buckets."""
-    shares = [len(fold.train) / len(protocol.ids) for fold in protocol.folds]
+    sizes: dict[str, Any] = {
+        "shapes": most_shapes(config, len(protocol.ids)),
+        "batch_size": config.training.batch_size,
+        "train_share": max(len(fold.train) / len(protocol.ids) for fold in protocol.folds),
+    }
+    if build.uses_wave(config):
+        return build_wave_dataset(features.waves, protocol.targets, chunk=config.model.end2you_chunk, **sizes)
     return build_dataset(
         features.log_mel,
         features.hsf,
@@ -42,9 +48,7 @@ def make_dataset(config: Config, protocol: Protocol, features: Features) -> Data
         channels=build.channels(config),
         form=config.model.form,
         silence=silence(logmel_settings(config)),
-        shapes=most_shapes(config, len(protocol.ids)),
-        batch_size=config.training.batch_size,
-        train_share=max(shares),
+        **sizes,
     )
 
 
@@ -92,6 +96,8 @@ def make_programs(
         chunk=0 if by_step else plans.even_chunk(steps, MOST_STEPS),
         training=training,
         split_rows=not cpu or t.devices > 0,  # Measured: on a CPU one device with all threads is as fast as two.
+        dropout=build.uses_dropout(config),
+        long_steps=build.uses_wave(config),
     )
 
 

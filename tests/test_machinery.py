@@ -10,6 +10,8 @@ import pytest
 
 from ser_jax import config as configuration
 from ser_jax import machinery
+from ser_jax.features.extract import Features
+from ser_jax.models import build
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic
 from ser_jax.training import mesh
 
@@ -26,8 +28,9 @@ FIT = 4  # runs on a GPU
 def made(monkeypatch) -> Any:
     """What `make_programs` makes programs of: a function of keys of `training` that returns system and arguments."""
 
-    def make(platform="cpu", there=2, runs=5, training=True, **changes: Any) -> tuple[Any, dict[str, Any]]:
+    def make(platform="cpu", there=2, runs=5, training=True, system="multi_crnn", **changes: Any) -> Any:
         c = configuration.get_config()
+        c.system = system
         c.training.update(changes)
         devices: Any = [SimpleNamespace(platform=platform)] * there
         return machinery.make_programs(c, DATASET, PROTOCOL, devices, runs, training=training)  # type: ignore
@@ -107,3 +110,27 @@ def test_no_device_is_given_more_runs_than_fit(there, runs, made):
 def test_devices_that_are_left_over_split_rows(platform, devices, split, made):
     """But not on a CPU whose devices nobody asked for: one of them uses all cores."""
     assert made(platform, devices=devices)[1]["split_rows"] == split
+
+
+@pytest.mark.parametrize(("system", "expected"), [("multi_crnn", (False, False)), ("end2you", (True, True))])
+def test_only_the_system_on_waves_draws_and_takes_long_steps(system, expected, made):
+    arguments = made(system=system)[1]
+    assert (arguments["dropout"], arguments["long_steps"]) == expected
+
+
+def test_no_dropout_draws_nothing():
+    c = configuration.get_config()
+    c.system, c.model.end2you_dropout = "end2you", 0.0
+    assert not build.uses_dropout(c) and build.uses_wave(c)
+
+
+def test_a_dataset_of_waves():
+    """Buckets, batches and shares as for frames; neither frames nor statistics."""
+    c = configuration.get_config()
+    c.system, c.training.shapes, c.training.batch_size = "end2you", 2, 1
+    waves = [np.ones(size, np.int16) for size in (640, 641, 3000)]
+    features = Features((), [np.ones((3, 40), np.float32)] * 3, None, np.ones(3), (), {}, "", 0, waves)
+    protocol: Any = SimpleNamespace(ids="abc", targets=np.zeros(3, np.int32), folds=(SimpleNamespace(train=[0, 1, 2]),))
+    data = machinery.make_dataset(c, protocol, features)
+    assert [np.asarray(inputs.wave).shape for inputs in data.buckets] == [(2, 2, 640), (1, 5, 640)]
+    assert data.sums is None and all(inputs.frames is None for inputs in data.buckets)

@@ -1,7 +1,7 @@
 """All features of a protocol as padded arrays, one set per length bucket, shared by every run."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ class Dataset:
       targets: Per bucket [n] i32, class numbers; −1 where the label is withheld.
       bucket: [N], the bucket of every utterance of the protocol.
       row: [N], its row there.
-      sums: Sums of the log-mel frames per utterance, for the statistics of any training part.
+      sums: Sums of the log-mel frames per utterance, for the statistics of any training part; None without frames.
       hsf: [N, D] f32, functionals as extracted, or None.
       hsf_centre: [D] f64 or None.
     """
@@ -28,7 +28,7 @@ class Dataset:
     targets: tuple[np.ndarray, ...]
     bucket: np.ndarray
     row: np.ndarray
-    sums: standardise.BandSums
+    sums: standardise.BandSums | None = None
     hsf: np.ndarray | None = None
     hsf_centre: np.ndarray | None = None
 
@@ -42,11 +42,9 @@ class Dataset:
 
     def statistics(self, utterances: np.ndarray) -> standardise.Statistics:
         """Returns the statistics of the given utterances (a training part), in float64."""
-        result = standardise.log_mel_statistics(self.sums, utterances)
-        if self.hsf is None:
-            return result
-        mean, std = standardise.hsf_statistics(self.hsf, utterances)
-        return result._replace(hsf_mean=mean, hsf_std=std)
+        log_mel = (None, None) if self.sums is None else standardise.log_mel_statistics(self.sums, utterances)
+        hsf = (None, None) if self.hsf is None else standardise.hsf_statistics(self.hsf, utterances)
+        return standardise.Statistics(*log_mel, *hsf)
 
     def device_statistics(self, statistics: standardise.Statistics) -> standardise.Statistics:
         """Returns the same statistics for the shifted functionals, in float32: what the train step uses."""
@@ -56,13 +54,9 @@ class Dataset:
 
     @property
     def padding_ratio(self) -> float:
-        """Frames held per frame that is real."""
-        held = sum(a.size // a.shape[-1] for inputs in self.buckets for a in _time_arrays(inputs))
-        return float(held / max(self.sums.frames.sum(), 1))
-
-
-def _time_arrays(inputs: Inputs) -> tuple[Any, ...]:
-    return (inputs.frames,) if inputs.segments is None else inputs.segments
+        """Frames held per frame that is real; chunks where the wave is read."""
+        held = sum(a.size // a.shape[-1] for inputs in self.buckets for a in inputs.time_arrays)
+        return float(held / max(sum(inputs.length.sum() for inputs in self.buckets), 1))
 
 
 def _aligned(values: Any) -> Any:
@@ -100,26 +94,67 @@ def build_dataset(
       The dataset.
     """
     lengths = np.array([len(frames) for frames in log_mel], np.int32)
-    covered = covered_frames(lengths, channels)
-    sizes = buckets.choose_sizes(covered, shapes=shapes, batch_size=batch_size, train_share=train_share)
-    number = buckets.assign(covered, sizes)
-    row = np.zeros(len(lengths), np.int64)
     hsf_centre = None if hsf is None else standardise.centre(hsf)
-    inputs, bucket_targets = [], []
-    for bucket, size in enumerate(sizes):
-        members = np.flatnonzero(number == bucket)
-        row[members] = np.arange(len(members))
-        minimum = max(channel.window for channel in channels)
+    minimum = max(channel.window for channel in channels)
+
+    def pad(members: np.ndarray, size: int) -> Inputs:
         frames = padding.pad_frames([log_mel[n][:size] for n in members.tolist()], size, minimum, silence)
         segments = None
         if form == "literal":
             segments = tuple(padding.cut_segments(frames, lengths[members], *channel)[0] for channel in channels)
-        padded = Inputs(
+        return Inputs(
             length=lengths[members],
             frames=frames if segments is None else None,
             segments=segments,
             hsf=None if hsf is None else (hsf[members] - hsf_centre).astype(np.float32),
         )
-        inputs.append(Inputs(*(_aligned(values) for values in padded)))
+
+    covered = covered_frames(lengths, channels)
+    padded = _in_buckets(covered, targets, pad, shapes=shapes, batch_size=batch_size, train_share=train_share)
+    return dataclasses.replace(padded, sums=standardise.band_sums(log_mel), hsf=hsf, hsf_centre=hsf_centre)
+
+
+def build_wave_dataset(
+    waves: Sequence[np.ndarray], targets: np.ndarray, *, chunk: int, shapes: int, batch_size: int, train_share: float
+) -> Dataset:
+    """Sorts utterances into length buckets and pads their waves there.
+
+    Args:
+      waves: N arrays [S_n] i16, 16 kHz.
+      targets: [N] i32, class numbers.
+      chunk: Samples of a chunk.
+      shapes: Largest number of buckets.
+      batch_size: Rows of a batch.
+      train_share: Share of the utterances in a training part.
+
+    Returns:
+      The dataset; it has no statistics, because the wave is read as it is.
+    """
+    lengths = np.array([padding.chunk_count(len(wave), chunk) for wave in waves], np.int32)
+
+    def pad(members: np.ndarray, size: int) -> Inputs:
+        return Inputs(lengths[members], wave=padding.pad_waves([waves[n] for n in members.tolist()], size, chunk))
+
+    return _in_buckets(lengths, targets, pad, shapes=shapes, batch_size=batch_size, train_share=train_share)
+
+
+def _in_buckets(
+    covered: np.ndarray,
+    targets: np.ndarray,
+    pad: Callable[[np.ndarray, int], Inputs],
+    *,
+    shapes: int,
+    batch_size: int,
+    train_share: float,
+) -> Dataset:
+    """Chooses buckets for the lengths `covered` [N]; `pad` makes the inputs of some utterances, padded to a length."""
+    sizes = buckets.choose_sizes(covered, shapes=shapes, batch_size=batch_size, train_share=train_share)
+    number = buckets.assign(covered, sizes)
+    row = np.zeros(len(covered), np.int64)
+    inputs, bucket_targets = [], []
+    for bucket, size in enumerate(sizes):
+        members = np.flatnonzero(number == bucket)
+        row[members] = np.arange(len(members))
+        inputs.append(Inputs(*(_aligned(values) for values in pad(members, size))))
         bucket_targets.append(targets[members])
-    return Dataset(tuple(inputs), tuple(bucket_targets), number, row, standardise.band_sums(log_mel), hsf, hsf_centre)
+    return Dataset(tuple(inputs), tuple(bucket_targets), number, row)

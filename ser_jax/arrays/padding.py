@@ -1,4 +1,4 @@
-"""Ragged frames → padded arrays, and the literal form's padded segment tensors with masks."""
+"""Ragged frames and waves → padded arrays, and the literal form's padded segment tensors with masks."""
 
 import math
 from collections.abc import Sequence
@@ -49,6 +49,34 @@ def pad_frames(frames: Sequence[np.ndarray], size: int, minimum: int, silence: f
         row[: len(utterance)] = utterance
         row[len(utterance) : minimum] = silence
     return padded
+
+
+def chunk_count(samples: int, size: int) -> int:
+    """Returns how many chunks of `size` samples hold so many."""
+    return -(-samples // size)
+
+
+def pad_waves(waves: Sequence[np.ndarray], chunks: int, size: int) -> np.ndarray:
+    """Cuts waves into chunks without overlap and right-pads them to one number of chunks.
+
+    Args:
+      waves: N arrays [S_n] i16.
+      chunks: Padded number of chunks C.
+      size: Samples S of a chunk.
+
+    Returns:
+      [N, C, S] i16; what the last chunk of an utterance lacks, and the chunks behind it, are 0.
+
+    Raises:
+      ValueError: If an utterance exceeds `chunks`.
+    """
+    longest = max(len(wave) for wave in waves)
+    if longest > chunks * size:
+        raise ValueError(f"{longest} samples do not fit into {chunks} chunks of {size}")
+    padded = _zeros((len(waves), chunks * size), np.int16)
+    for row, wave in zip(padded, waves, strict=True):
+        row[: len(wave)] = wave
+    return padded.reshape(len(waves), chunks, size)
 
 
 def cut_segments(frames: np.ndarray, lengths: np.ndarray, window: int, hop: int) -> tuple[np.ndarray, np.ndarray]:

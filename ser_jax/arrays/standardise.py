@@ -7,23 +7,24 @@ from typing import NamedTuple
 import numpy as np
 
 from ser_jax.arrays.inputs import Array, Inputs
+from ser_jax.features.wave import INT16_SCALE
 
 SMALLEST_STD = 1e-8
 HSF_LIMIT = 10.0
 
 
 class Statistics(NamedTuple):
-    """Means and standard deviations of one training part.
+    """Means and standard deviations of one training part; None of what the system does not read. The wave has none.
 
     Attributes:
       mean: [M], log-mel.
       std: [M], log-mel.
-      hsf_mean: [D], functionals; None if unused.
-      hsf_std: [D], functionals; None if unused.
+      hsf_mean: [D], functionals.
+      hsf_std: [D], functionals.
     """
 
-    mean: Array
-    std: Array
+    mean: Array | None = None
+    std: Array | None = None
     hsf_mean: Array | None = None
     hsf_std: Array | None = None
 
@@ -52,12 +53,12 @@ def band_sums(log_mel: Sequence[np.ndarray]) -> BandSums:
     )
 
 
-def log_mel_statistics(sums: BandSums, rows: np.ndarray) -> Statistics:
-    """Returns mean and standard deviation per band over the real frames of the utterances in rows (f64)."""
+def log_mel_statistics(sums: BandSums, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation ([M] f64 each) over the real frames of the utterances in rows."""
     frames = sums.frames[rows].sum()
     mean = sums.total[rows].sum(axis=0) / frames
     variance = sums.squares[rows].sum(axis=0) / frames - mean**2
-    return Statistics(mean, np.maximum(np.sqrt(np.maximum(variance, 0)), SMALLEST_STD))
+    return mean, np.maximum(np.sqrt(np.maximum(variance, 0)), SMALLEST_STD)
 
 
 def hsf_statistics(hsf: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +88,7 @@ def centre(hsf: np.ndarray) -> np.ndarray:
 
 
 def standardise(inputs: Inputs, statistics: Statistics, xp) -> Inputs:
-    """Standardises a batch: (x − mean)/std; functionals clipped to ±10, NaN → 0.
+    """Standardises a batch: (x − mean)/std; functionals clipped to ±10, NaN → 0; waves are scaled to [-1, 1].
 
     Args:
       inputs: A batch of raw features.
@@ -99,6 +100,7 @@ def standardise(inputs: Inputs, statistics: Statistics, xp) -> Inputs:
     """
 
     def bands(values):
+        assert statistics.mean is not None and statistics.std is not None
         shape = (1,) * (values.ndim - 1) + (-1,)
         return (values - statistics.mean.reshape(shape)) / statistics.std.reshape(shape)
 
@@ -111,4 +113,5 @@ def standardise(inputs: Inputs, statistics: Statistics, xp) -> Inputs:
         frames=None if inputs.frames is None else bands(inputs.frames),
         segments=None if inputs.segments is None else tuple(bands(values) for values in inputs.segments),
         hsf=hsf,
+        wave=None if inputs.wave is None else inputs.wave.astype(xp.float32) / INT16_SCALE,
     )

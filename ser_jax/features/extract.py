@@ -20,7 +20,7 @@ import numpy as np
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
 from ser_jax.errors import UserError
 from ser_jax.features import audio, store
-from ser_jax.features.header import BadAudio, size_of
+from ser_jax.features.header import BadAudio, content_sha256
 from ser_jax.features.hsf import require_opensmile, store_settings
 from ser_jax.features.item import Item, extract_one
 from ser_jax.features.logmel import LogMelSettings
@@ -49,6 +49,7 @@ class Features:
       flagged: What is odd about used recordings ("clipped", "odd rate", "several channels") → how many.
       corpus_sha256: SHA-256 over id, bytes of the file, start and end of every utterance, usable or not.
       extracted: How many recordings or spans were computed now instead of read from the store.
+      waves: For each its samples, [S] i16, 16 kHz; empty if they were not asked for.
     """
 
     utterances: tuple[Utterance, ...]
@@ -59,6 +60,7 @@ class Features:
     flagged: dict[str, int]
     corpus_sha256: str
     extracted: int
+    waves: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 def extract(
@@ -66,6 +68,7 @@ def extract(
     settings: LogMelSettings,
     *,
     hsf: bool,
+    waves: bool = False,
     store_root: Path,
     max_seconds: float,
     max_bad_share: float,
@@ -81,6 +84,7 @@ def extract(
       corpus: The utterances.
       settings: The log-mel front end, at 16 kHz.
       hsf: Whether to compute the ComParE functionals, too: in processes, because openSMILE is not safe in threads.
+      waves: Whether to keep the samples, too.
       store_root: Folder of the feature store.
       max_seconds: Longer recordings or spans are rejected.
       max_bad_share: Largest share of the listed rows that may be unusable, in [0, 1].
@@ -112,7 +116,7 @@ def extract(
 
     try:
         hashes.update(_hash_files(corpus, cores))
-        items.update(_items(corpus, hashes, _store_settings(settings, hsf)))
+        items.update(_items(corpus, hashes, _store_settings(settings, hsf, waves)))
         unique = {item.name: item for item in items.values()}
         arrays = _load(feature_store, unique.values(), cores)
         todo = [
@@ -143,6 +147,7 @@ def extract(
         flagged=_count_flags(entry["audio"] for entry in found),
         corpus_sha256=_corpus_sha256(corpus, hashes),
         extracted=len(done),
+        waves=[entry["wave"] for entry in found] if waves else [],
     )
 
 
@@ -158,22 +163,22 @@ def _check_settings(settings: LogMelSettings) -> None:
         )
 
 
-def _store_settings(settings: LogMelSettings, hsf: bool) -> dict[str, Mapping[str, str | int | float]]:
+def _store_settings(settings: LogMelSettings, hsf: bool, waves: bool) -> dict[str, Mapping[str, str | int | float]]:
     """Kind of entry → what its values depend on besides the recording."""
     kinds: dict[str, Mapping[str, str | int | float]] = {"audio": {}, "logmel": dataclasses.asdict(settings)}
-    return kinds | {"hsf": store_settings()} if hsf else kinds
+    if hsf:
+        kinds["hsf"] = store_settings()
+    if waves:
+        kinds["wave"] = {}
+    return kinds
 
 
 def _hash_files(corpus: Corpus, cores: int) -> dict[str, tuple[str, int] | BadAudio]:
     def hash_file(path: Path) -> tuple[str, int] | BadAudio:
         try:
-            size = size_of(path)  # before it is opened: opening a pipe waits for a writer
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest(), size
+            return content_sha256(path)
         except BadAudio as error:
             return error
-        except OSError as error:
-            return BadAudio("unreadable", error.strerror or str(error))
 
     paths = {utterance.file: corpus.path(utterance) for utterance in corpus.utterances}
     return dict(zip(paths, _in_threads(hash_file, paths.values(), cores), strict=True))

@@ -14,6 +14,7 @@ from ser_jax.features.header import BadAudio
 from ser_jax.features.hsf import functionals
 from ser_jax.features.logmel import LogMelSettings, log_mel
 from ser_jax.features.store import FeatureStore
+from ser_jax.features.wave import to_int16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,5 +72,7 @@ def _compute_kind(kind: str, recording: audio.Recording, settings: LogMelSetting
         if np.isnan(values).any():
             raise BadAudio("non-finite", f"openSMILE gives NaN for {np.isnan(values).sum()} of {len(values)} values")
         return values
+    if kind == "wave":
+        return to_int16(recording.samples)
     clipped = "clipped" in recording.flags
     return np.array([recording.seconds, recording.rate, recording.channels, clipped], np.float64)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # The version of the code behind each kind of entry. Raise it whenever the code would compute other values: old entries
 # are then never found again.
-VERSIONS = {"audio": 1, "logmel": 1, "hsf": 1}
+VERSIONS = {"audio": 1, "logmel": 1, "hsf": 1, "wave": 1}
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 # The beginning of a .npy file, format 1.0, as numpy.save writes it; the numbers follow the line feed.

@@ -9,7 +9,7 @@ import jax
 from ser_jax.arrays.inputs import Channel, Inputs
 from ser_jax.config import SYSTEMS, Config
 from ser_jax.errors import UserError
-from ser_jax.models import systems
+from ser_jax.models import end2end, systems
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic
 
 
@@ -25,9 +25,19 @@ def uses_hsf(config: Config) -> bool:
     return config.system == "hsf_crnn"
 
 
+def uses_wave(config: Config) -> bool:
+    """Returns whether the system reads the wave, and then neither frames nor functionals."""
+    return config.system == "end2you"
+
+
+def uses_dropout(config: Config) -> bool:
+    """Returns whether training the system draws random numbers in every step."""
+    return config.system == "end2you" and config.model.end2you_dropout > 0
+
+
 def build_model(
     config: Config, classes: int, arithmetic: Arithmetic = DEFAULT
-) -> systems.PlainCRNN | systems.HSFCRNN | systems.MultiCRNN:
+) -> systems.PlainCRNN | systems.HSFCRNN | systems.MultiCRNN | end2end.End2You:
     """Builds the system that `config.system` names.
 
     Args:
@@ -55,6 +65,18 @@ def build_model(
     if config.system == "multi_crnn":
         return systems.MultiCRNN(
             crnns[0], crnns[1], dense(m.multi_short_dense), dense(m.multi_head), classes, arithmetic
+        )
+    if config.system == "end2you":
+        return end2end.End2You(
+            filters=m.end2you_filters,
+            widths=tuple(m.end2you_widths),
+            pools=tuple(m.end2you_pools),
+            cell=m.end2you_cell,
+            units=m.end2you_units,
+            layers=m.end2you_layers,
+            dropout=m.end2you_dropout,
+            classes=classes,
+            arithmetic=arithmetic,
         )
     raise UserError(f"system={config.system!r} is not known; choose one of {', '.join(SYSTEMS)}")
 

@@ -13,6 +13,7 @@ COPIES = 5
 # Values that a step keeps per frame of the longest bucket and per segmentation, forward and backward: an estimate from
 # the shapes (unfolded frames, both convolutions, gates and states of the LSTM), rounded up.
 VALUES_PER_FRAME = 2000
+VALUES_PER_CHUNK = 300_000  # the same for a chunk of the wave: unfolded samples and both convolutions of End2You
 USABLE = 0.9
 
 
@@ -29,8 +30,9 @@ def data_bytes(dataset: Dataset) -> int:
 
 def run_bytes(dataset: Dataset, parameters: int, batch_size: int) -> int:
     """Returns about how many bytes one run needs on top of the data."""
-    frames = max(sum(np.prod(leaf.shape[1:-1]) for leaf in _time_arrays(bucket)) for bucket in dataset.buckets)
-    return 4 * (COPIES * parameters + VALUES_PER_FRAME * batch_size * int(frames))
+    steps = max(sum(np.prod(leaf.shape[1:-1]) for leaf in bucket.time_arrays) for bucket in dataset.buckets)
+    values = VALUES_PER_FRAME if dataset.buckets[0].wave is None else VALUES_PER_CHUNK
+    return 4 * (COPIES * parameters + values * batch_size * int(steps))
 
 
 def largest_group(runs: int, *, devices: int, limit: int | None, data: int, run: int) -> int:
@@ -62,7 +64,3 @@ def largest_group(runs: int, *, devices: int, limit: int | None, data: int, run:
         groups = -(-per_device // room)
         per_device = -(-per_device // groups)
     return runs if runs <= devices else per_device * devices
-
-
-def _time_arrays(bucket: Any) -> tuple[Any, ...]:
-    return (bucket.frames,) if bucket.segments is None else bucket.segments

@@ -35,6 +35,7 @@ class Programs:
     Attributes:
       mesh: Mesh with the axes "run" and "data".
       size: Runs in a group.
+      dropout: Whether training draws random numbers: then every run needs a key in its constants.
       chunk: Training steps that are handed over at once.
       score_chunk: Batches whose logits come together.
       late: By how many epochs results may be fetched late.
@@ -56,6 +57,8 @@ class Programs:
         chunk: int,
         training: bool,
         split_rows: bool = True,
+        dropout: bool = False,
+        long_steps: bool = False,
     ):
         """Puts the data on the devices and compiles the programs of every bucket.
 
@@ -72,8 +75,11 @@ class Programs:
           chunk: Steps of one program; 0: every step is dispatched by itself.
           training: Whether to compile what training needs, too.
           split_rows: Whether devices that are left over share the rows of a batch.
+          dropout: Whether training the system draws random numbers.
+          long_steps: Whether steps that are dispatched by themselves are waited for; see `Stepwise`.
         """
         self.mesh, self.size = meshes.make_mesh(devices, size, batch_size if split_rows else 1), size
+        self.dropout = dropout
         buckets = [
             self._put(steps.Bucket(inputs, targets), SHARED)
             for inputs, targets in zip(dataset.buckets, dataset.targets, strict=True)
@@ -86,13 +92,18 @@ class Programs:
         self._judge = jax.jit(
             meshes.over_runs(of_run.judge, self.mesh, [OWN, OWN, SHARED, OWN, OWN, OWN]), donate_argnums=(0, 1)
         )
-        self._engine = Chunked(self.mesh, buckets, of_run, chunk) if chunk else Stepwise(self.mesh, buckets, of_run)
+        self._close = jax.jit(meshes.over_runs(selection.close, self.mesh, [OWN, SHARED, OWN, OWN]), donate_argnums=0)
+        if chunk:
+            self._engine = Chunked(self.mesh, buckets, of_run, chunk)
+        else:
+            self._engine = Stepwise(self.mesh, buckets, of_run, long_steps)
         self.chunk, self.score_chunk, self.late = self._engine.chunk, self._engine.score_chunk, self._engine.late
 
         begin = time.monotonic()
         self.state_shape = self._group_shape(jax.eval_shape(self._init, jax.random.key(0), self._example))
         statistics = dataset.device_statistics(dataset.statistics(dataset.utterances(0)[:1]))
-        run_shape = self._group_shape(steps.RunConstants(statistics, np.zeros(classes, np.float32)))
+        key = np.zeros(2, np.uint32) if dropout else None
+        run_shape = self._group_shape(steps.RunConstants(statistics, np.zeros(classes, np.float32), key))
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             self._engine.compile(pool, self.state_shape, run_shape, (size, batch_size), training)
         self.seconds = time.monotonic() - begin
@@ -134,6 +145,10 @@ class Programs:
         meshes.settle(self.mesh, logits)
         number = self._put(np.int32(epoch), SHARED)
         return meshes.settle(self.mesh, self._judge(best, counters, number, params, logits, part))
+
+    def close(self, counters: Any, epoch: int, last: Any, params: Any) -> tuple[steps.Counters, selection.Scores]:
+        """`selection.close` of every run of the group; `counters` are consumed."""
+        return meshes.settle(self.mesh, self._close(counters, self._put(np.int32(epoch), SHARED), last, params))
 
     def put(self, tree: Any) -> Any:
         """Puts arrays with a leading run axis on the devices of their runs."""

@@ -38,10 +38,12 @@ class RunConstants(NamedTuple):
     Attributes:
       statistics: Standardisation of its training part.
       class_weights: [K] f32, weight of every class in the loss.
+      key: [2] u32, data of the key of what its model draws; None for a system without dropout.
     """
 
     statistics: Statistics
     class_weights: Array
+    key: Array | None = None
 
 
 class Counters(NamedTuple):
@@ -102,6 +104,28 @@ def take(bucket: Bucket, rows: Array, statistics: Statistics) -> tuple[Inputs, A
     return standardise(inputs, statistics, jnp), bucket.targets[rows]
 
 
+def updates_made(run: RunConstants, adam: optimiser.Adam) -> Array | None:
+    """Returns the number that tells the random draws of one step from those of another; None if nothing is drawn."""
+    return None if run.key is None else adam.count
+
+
+def row_keys(key: Array, updates: Array, rows: int, axis: str | None) -> Array:
+    """Returns [rows, 2] u32: a key for every row of a batch.
+
+    They follow from the run's key, the number of updates it has made and the row's place in the batch, so that neither
+    an interruption nor the other runs nor the number of devices changes what is drawn.
+
+    Args:
+      key: [2] u32, key of the run.
+      updates: [] i32, updates made.
+      rows: How many rows of the batch are here.
+      axis: Name of the mesh axis over which the rows of the batch are spread; None: all of them are here.
+    """
+    first = 0 if axis is None else lax.axis_index(axis) * rows
+    of_step = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), updates)
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(of_step, first + jnp.arange(rows)))
+
+
 def cross_entropy(logits: Array, targets: Array, weights: Array) -> Array:
     """Returns Σ w·ce of logits [B, K], class numbers [B] and weights [B] (0 for a row that does not count)."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -115,6 +139,7 @@ def gradient_step(
     run: RunConstants,
     rows: Array,
     mask: Array,
+    updates: Array | None = None,
     *,
     apply: Apply,
     axis: str | None = None,
@@ -127,9 +152,10 @@ def gradient_step(
       bucket: The bucket that the batch is from.
       params: Parameters.
       counters: Sums of the run.
-      run: Statistics and class weights.
+      run: Statistics, class weights and key.
       rows: [B] i32, the batch: rows of the bucket.
       mask: [B] bool, True = a real utterance of this run.
+      updates: [] i32, see `updates_made`.
       apply: (params, inputs) → logits [B, K].
       axis: Name of the mesh axis over which the rows of the batch are spread; None: all of them are here.
 
@@ -142,6 +168,8 @@ def gradient_step(
     inputs, targets = take(bucket, rows, run.statistics)
     if axis is not None:  # There may be no real row among those that are here.
         inputs = jax.tree.map(lambda values: jnp.where(jnp.any(mask), values, jnp.ones_like(values)), inputs)
+    if run.key is not None:
+        inputs = inputs._replace(keys=row_keys(run.key, updates, len(rows), axis))
     weights = jnp.where(mask, run.class_weights[targets], 0)
     weight, real = _summed((jnp.sum(weights), jnp.sum(mask)), axis)
 
@@ -185,7 +213,9 @@ def train_step(
 
     A gradient that is not to be applied leaves parameters and optimiser as they are, to the bit.
     """
-    found, counters = gradient_step(bucket, state.params, state.counters, run, rows, mask, apply=apply, axis=axis)
+    found, counters = gradient_step(
+        *(bucket, state.params, state.counters, run, rows, mask, updates_made(run, state.adam)), apply=apply, axis=axis
+    )
     adam = optimiser.update_moments(state.adam, found.gradient, found.norm, found.good, clip_norm=clip_norm)
     params = optimiser.update_params(state.params, adam, found.good, learning_rate=learning_rate)
     return TrainState(params, adam, counters)

@@ -223,5 +223,39 @@ def test_systems_without_functionals_have_none():
     data = build(log_mel_of([40, 60]))
     statistics = data.device_statistics(data.statistics(np.array([0])))
     assert data.hsf is data.hsf_centre is statistics.hsf_mean is statistics.hsf_std is None
-    assert statistics.mean.dtype == statistics.std.dtype == np.float32
+    assert {np.asarray(value).dtype for value in statistics[:2]} == {np.dtype(np.float32)}
     assert all(inputs.hsf is None for inputs in data.buckets)
+
+
+# --- Waves ------------------------------------------------------------------------------------------------------------
+
+
+def test_waves_by_hand():
+    """1, 9, 5 and 12 samples are 1, 3, 2 and 3 chunks of 4: two buckets, nothing to standardise."""
+    waves = [np.arange(1, size + 1, dtype=np.int16) for size in (1, 9, 5, 12)]
+    targets = np.array([0, 1, 2, 3], np.int32)
+    data = datasets.build_wave_dataset(waves, targets, chunk=4, shapes=2, batch_size=2, train_share=1.0)
+    assert data.bucket.tolist() == [0, 1, 0, 1] and data.row.tolist() == [0, 0, 1, 1]
+    assert [inputs.length.tolist() for inputs in data.buckets] == [[1, 2], [3, 3]]
+    assert [part.tolist() for part in data.targets] == [[0, 2], [1, 3]]
+    short, long = (inputs.wave for inputs in data.buckets)
+    np.testing.assert_array_equal(short, [[[1, 0, 0, 0], [0, 0, 0, 0]], [[1, 2, 3, 4], [5, 0, 0, 0]]])
+    np.testing.assert_array_equal(np.asarray(long).reshape(2, 12)[1], waves[3])
+    assert all(inputs.frames is None and inputs.hsf is None and inputs.keys is None for inputs in data.buckets)
+    assert data.padding_ratio == pytest.approx((2 * 2 + 2 * 3) / (1 + 3 + 2 + 3))
+    nothing = data.device_statistics(data.statistics(np.array([0, 1])))
+    assert nothing == standardise.Statistics() and all(value is None for value in nothing)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.integers(1, 12), st.integers(1, 4))
+def test_every_sample_is_there_once(lengths, chunk, shapes):
+    rng = np.random.default_rng(len(lengths))
+    waves = [rng.integers(1, 9, length).astype(np.int16) for length in lengths]
+    targets = np.zeros(len(waves), np.int32)
+    data = datasets.build_wave_dataset(waves, targets, chunk=chunk, shapes=shapes, batch_size=3, train_share=0.7)
+    for number, wave in enumerate(waves):
+        inputs = data.buckets[data.bucket[number]]
+        held = np.asarray(inputs.wave)[data.row[number]].ravel()
+        np.testing.assert_array_equal(held[held != 0], wave)
+        assert inputs.length[data.row[number]] == -(-len(wave) // chunk)

@@ -45,6 +45,20 @@ def test_what_does_not_fit_is_refused(size, minimum):
         padding.pad_frames([ramp(5)], size=size, minimum=minimum, silence=SILENCE)
 
 
+def test_pad_waves_by_hand():
+    waves = [np.array([1, 2, 3, 4, 5], np.int16), np.array([6, 7], np.int16)]
+    assert [padding.chunk_count(len(wave), 2) for wave in waves] == [3, 1]
+    padded = padding.pad_waves(waves, chunks=4, size=2)
+    assert padded.dtype == np.int16
+    np.testing.assert_array_equal(padded, [[[1, 2], [3, 4], [5, 0], [0, 0]], [[6, 7], [0, 0], [0, 0], [0, 0]]])
+
+
+def test_a_wave_that_does_not_fit_is_refused():
+    padding.pad_waves([np.ones(8, np.int16)], chunks=2, size=4)
+    with pytest.raises(ValueError, match="9 samples do not fit into 2 chunks of 4"):
+        padding.pad_waves([np.ones(9, np.int16)], chunks=2, size=4)
+
+
 def loop_segments(utterance, steps, window, hop):
     """The oracle: cuts one utterance without padding, frame by frame."""
     segments = np.zeros((steps, window, utterance.shape[1]), np.float32)

@@ -53,6 +53,7 @@ class Workplace:
         settings=PAPER,
         *,
         hsf=False,
+        waves=False,
         store_root: Path | None = None,
         max_seconds=120.0,
         max_bad_share=0.5,
@@ -62,6 +63,7 @@ class Workplace:
             corpus or self.corpus(),
             settings,
             hsf=hsf,
+            waves=waves,
             store_root=store_root or self.store,
             max_seconds=max_seconds,
             max_bad_share=max_bad_share,
@@ -99,6 +101,23 @@ def test_the_features_are_those_of_the_recordings(place):
         assert seconds == recording.seconds
     assert found.hsf is None and found.rejected == () and found.flagged == {} and found.extracted == 4
     assert place.told == [()]
+
+
+def test_waves_are_the_samples_in_16_bits(place, monkeypatch):
+    """Asked for later, they are added to what is there; the other features and their entries stay as they are."""
+    before, entries = place.extract(), place.entries()
+    assert before.waves == []
+    found = place.extract(waves=True)
+    assert found.extracted == 4 and entries.items() <= place.entries().items()
+    assert_equal(before, found)
+    for utterance, wave in zip(found.utterances, found.waves, strict=True):
+        samples, _ = soundfile.read(place.root / utterance.file, dtype="int16")
+        np.testing.assert_array_equal(wave, samples)
+    monkeypatch.setattr(audio, "decode", None)
+    again = place.extract(waves=True)
+    assert again.extracted == 0
+    for one, other in zip(found.waves, again.waves, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_second_time_nothing_is_decoded(place, monkeypatch):

@@ -12,7 +12,7 @@ from jax import lax
 
 from ser_jax import config as configuration
 from ser_jax.arrays.inputs import Inputs
-from ser_jax.config import SYSTEMS
+from ser_jax.config import CRNN_SYSTEMS
 from ser_jax.models import build, convolution, recurrence
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic, add_bias, convolve, product
 
@@ -228,14 +228,14 @@ def applied(system: str, arithmetic: Arithmetic, dtype: Any) -> tuple[Any, Any, 
     return run, params, inputs.frames
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", CRNN_SYSTEMS)
 def test_unfolded_systems_are_the_same_systems(float64, system):
     expected = values_and_gradients(*applied(system, DEFAULT, jnp.float64))
     assert_same(values_and_gradients(*applied(system, ALL["unfold"], jnp.float64)), expected)
     assert all(np.any(gradient) for gradient in expected)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", CRNN_SYSTEMS)
 def test_bfloat16_moves_the_logits_a_little(system):
     """A path has at most eight products. Rounding both factors moves a product by up to 2·2⁻⁹ of Σ |x·k|, here about
     1, and nothing between the products makes an error larger: sigmoid, tanh, max and mean have slopes of at most 1.
@@ -248,7 +248,7 @@ def test_bfloat16_moves_the_logits_a_little(system):
     assert {leaf.dtype for leaf in jax.tree.leaves(slopes)} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", CRNN_SYSTEMS)
 def test_parameters_do_not_depend_on_the_arithmetic(system):
     """Names, shapes and types: a model file serves in any."""
     expected = shapes_of(system, DEFAULT, jnp.float32)

@@ -8,24 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from recurrent_loops import numpy_lstm
 
 from ser_jax.models import recurrence
-
-
-def numpy_lstm(inputs, kernel, recurrent_kernel, bias):
-    """The textbook loop: one row, one step at a time."""
-    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    units = recurrent_kernel.shape[0]
-    out = np.zeros((*inputs.shape[:2], units))
-    for row in range(inputs.shape[0]):
-        h, c = np.zeros(units), np.zeros(units)
-        for t in range(inputs.shape[1]):
-            z = inputs[row, t] @ kernel + h @ recurrent_kernel + bias
-            i, f, g, o = (z[k * units : (k + 1) * units] for k in range(4))
-            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-            h = sigmoid(o) * np.tanh(c)
-            out[row, t] = h
-    return out
 
 
 def weights(batch=3, steps=7, size=5, units=4, seed=0, dtype=np.float64):
