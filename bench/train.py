@@ -100,7 +100,7 @@ class Candidate:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--system", nargs="+", default=["plain_crnn"], choices=configuration.SYSTEMS)
+    parser.add_argument("--system", nargs="+", default=["plain_crnn"], choices=configuration.CRNN_SYSTEMS)
     parser.add_argument("--runs", nargs="+", type=int, default=[1, 10], help="runs there are to train")
     parser.add_argument("--utterances", type=int, help="default: all 5531")
     parser.add_argument("--rounds", type=int, default=5)

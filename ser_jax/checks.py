@@ -1,13 +1,17 @@
 """Values that no run can be made with, refused before anything expensive happens."""
 
+import math
+
 from ser_jax.config import Config
 from ser_jax.errors import UserError
-from ser_jax.models import build
+from ser_jax.models import build, end2end
+from ser_jax.protocols import folds
 
 _LEAST = {
-    **dict.fromkeys(("protocol.seeds", "training.epochs", "training.batch_size"), 1),
+    **dict.fromkeys(("protocol.seeds", "training.epochs", "training.batch_size", "svm.iterations"), 1),
     **dict.fromkeys(("model.filters", "model.lstm_units", "model.short_hop", "model.long_hop"), 1),
-    **dict.fromkeys(("features.workers", "training.devices", "training.group", "training.shapes"), 0),
+    **dict.fromkeys(("model.end2you_filters", "model.end2you_units", "model.end2you_layers"), 1),
+    **dict.fromkeys(("features.workers", "svm.workers", "training.devices", "training.group", "training.shapes"), 0),
 }
 
 
@@ -20,21 +24,44 @@ def check(config: Config) -> None:
     t, m = config.training, config.model
     if len(m.widths) != 2 or min(m.widths) < 1:
         raise UserError(f"model.widths={tuple(m.widths)}; it must be two widths of at least 1, such as (5,3)")
-    build.build_model(config, 2)
+    if config.system != "svm":
+        build.build_model(config, 2)
     window = m.widths[0] + 2 * m.widths[1] + 4  # leaves one row after both convolutions and max-pools
     for key, least in (_LEAST | {"model.short_window": window, "model.long_window": window}).items():
         section, _, name = key.partition(".")
         if config[section][name] < least:
             raise UserError(f"{key}={config[section][name]}; it must be at least {least}")
-    for name, value in (("learning_rate", t.learning_rate), ("clip_norm", t.clip_norm)):
-        if not value > 0:
-            raise UserError(f"training.{name}={value}; it must be above 0")
+    for key in ("training.learning_rate", "training.clip_norm", "svm.tolerance"):
+        section, _, name = key.partition(".")
+        if not config[section][name] > 0:
+            raise UserError(f"{key}={config[section][name]}; it must be above 0")
+    if not config.svm.c or not all(0 < c < math.inf for c in config.svm.c):
+        raise UserError(f"svm.c={tuple(config.svm.c)}; it must be one or more values above 0, such as (1e-5,1e-4)")
+    _check_end2you(m)
     choices = (
         ("training.class_weights", t.class_weights, ("none", "balanced")),
+        ("training.refit", t.refit, (folds.NO_REFIT, folds.REFIT)),
         ("training.precision", t.precision, ("float32", "tf32", "bf16")),
         ("training.dispatch", t.dispatch, ("auto", "step", "chunk")),
         ("model.form", m.form, ("fast", "literal")),
+        ("model.end2you_cell", m.end2you_cell, tuple(end2end.CELLS)),
     )
     for name, value, known in choices:
         if value not in known:
             raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
+    if config.system == "svm" and t.refit != folds.NO_REFIT:
+        raise UserError(f"training.refit={t.refit!r} is not made for system='svm'; choose training.refit=none")
+
+
+def _check_end2you(m: Config) -> None:
+    for key, shape in (("widths", m.end2you_widths), ("pools", m.end2you_pools)):
+        if len(shape) != 2 or min(shape) < 1:
+            raise UserError(
+                f"model.end2you_{key}={tuple(shape)}; it must be two numbers of at least 1, such as (20,40)"
+            )
+    over_time, across_channels = m.end2you_pools
+    for key, size, pool in (("chunk", m.end2you_chunk, over_time), ("filters", m.end2you_filters, across_channels)):
+        if size < 1 or size % pool:
+            raise UserError(f"model.end2you_{key}={size}; it must be a multiple of {pool}, its model.end2you_pools")
+    if not 0 <= m.end2you_dropout < 1:
+        raise UserError(f"model.end2you_dropout={m.end2you_dropout}; it must be at least 0 and below 1")

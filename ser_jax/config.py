@@ -13,13 +13,18 @@ from ser_jax.errors import UserError
 
 Config = Any  # An ml_collections.ConfigDict; its attributes are dynamic, so type checkers are told nothing.
 
-SYSTEMS = ("plain_crnn", "hsf_crnn", "multi_crnn")
+CRNN_SYSTEMS = ("plain_crnn", "hsf_crnn", "multi_crnn")  # the systems of the paper
+NEURAL_SYSTEMS = (*CRNN_SYSTEMS, "end2you")  # share one train step
+SYSTEMS = (*NEURAL_SYSTEMS, "svm")
+
+DEFAULT_MANIFEST = "manifest.csv"
 
 # Keys that change neither batches nor parameters nor scores: a run directory may be resumed with other values of them.
 NEUTRAL_KEYS = (
     "corpus.root",
     "features.store",
     "features.workers",
+    "svm.workers",
     "training.checkpoint_seconds",
     "training.compilation_cache",
     "training.devices",
@@ -30,12 +35,14 @@ NEUTRAL_KEYS = (
 def get_config() -> Config:
     """Returns the base configuration: Multi-CRNN on the built-in demo corpus, locked."""
     c = ml_collections.ConfigDict()
-    c.system = "multi_crnn"  # plain_crnn | hsf_crnn | multi_crnn
+    c.system = "multi_crnn"  # plain_crnn | hsf_crnn | multi_crnn | end2you | svm
 
     c.corpus = corpus = ml_collections.ConfigDict()
-    corpus.name = "demo"  # demo | emodb | emotass | iemocap | manifest
-    corpus.root = ""  # folder of the release; empty for the demo corpus: the cache folder
-    corpus.manifest = "manifest.csv"  # list of a "manifest" corpus, relative to the root
+    corpus.name = "demo"  # audformat | demo | emobox | emodb | emotass | iemocap | manifest
+    corpus.root = ""  # folder of the release, or audb:NAME==VERSION; empty for the demo corpus: the cache folder
+    # Where the labels stand. manifest: the list, relative to the root. emobox: the folder of one dataset's lists, such
+    # as data/emodb. audformat: table/column; the default stands for the column of the scheme "emotion".
+    corpus.manifest = DEFAULT_MANIFEST  # path or table/column
     corpus.allow_missing = (
         False  # go on without listed recordings that are not there (the protocol is then "+modified")
     )
@@ -76,6 +83,16 @@ def get_config() -> Config:
     model.multi_short_dense = (128, 128)  # Multi-CRNN: dense layers after the short CRNN [P]
     model.multi_head = (128,)  # Multi-CRNN: dense layers of the joint representation [P]
 
+    # The end-to-end baseline, End2You ([20] in the paper's table 2).
+    model.end2you_chunk = 640  # samples: 40 ms, one step of the recurrent net
+    model.end2you_dropout = 0.5  # share of the samples that training sets to 0; 0: none
+    model.end2you_filters = 40  # filters of both convolutions
+    model.end2you_widths = (20, 40)  # widths of the convolutions: samples, pooled samples
+    model.end2you_pools = (2, 10)  # max-pool over time after the first, across channels after the second
+    model.end2you_cell = "lstm"  # lstm | gru: the paper's word, and what the published code could run
+    model.end2you_layers = 2  # recurrent layers
+    model.end2you_units = 128  # units of each
+
     c.training = training = ml_collections.ConfigDict()
     training.epochs = 100  # at most [D]
     training.batch_size = 32  # utterances [D]
@@ -83,6 +100,7 @@ def get_config() -> Config:
     training.clip_norm = 1.0  # global norm of the gradient [D]
     training.class_weights = "none"  # none | balanced: weight of a class = utterances / (classes · its utterances) [D]
     training.patience = 0  # epochs without a better validation UA before a run stops; 0: never [D]
+    training.refit = "none"  # none | train+validation: with the epoch chosen, train anew for as many on both parts [D]
     training.precision = "float32"  # of matrix products: float32 | tf32 (GPU, TPU) | bf16 (factors; sums in float32)
     training.dispatch = "auto"  # auto | step | chunk: hand over every step by itself (CPU) or many (accelerators)
     training.shapes = 0  # at most this many length buckets (compiled shapes); 0: 6, from 2000 utterances on 12
@@ -91,6 +109,12 @@ def get_config() -> Config:
     training.checkpoint_seconds = 120.0  # s between checkpoints of unfinished runs
     training.compilation_cache = True  # keep compiled programs in the cache folder
     training.preemption_exit_code = 42  # exit code after SIGTERM and a saved checkpoint
+
+    c.svm = svm = ml_collections.ConfigDict()  # the baseline; of `training` it heeds class_weights only
+    svm.c = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, the cost of errors; the best on the validation part is kept [D]
+    svm.tolerance = 1e-4  # spread of the projected gradient at which a fit has converged; scikit-learn's default [D]
+    svm.iterations = 10_000  # passes over the training part after which a fit ends unconverged [D]
+    svm.workers = 0  # processes that fit, about 1.2 GB each at the size of IEMOCAP; 0: one per core
     return c.lock()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_jax import checks, experiment, machinery, run_directory
+from ser_jax import checks, experiment, run_directory, systems
 from ser_jax.config import Config
 from ser_jax.corpora.table import Corpus
 from ser_jax.errors import UserError
@@ -79,7 +79,7 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
     """
     begin = time.monotonic()
     checks.check(own)
-    devices = machinery.start(own)
+    make_system = systems.start(own, training=False)
     descriptions = {folder: model_files.read_description(folder) for folder in model_files.list_models(workdir)}
     trained = {folder: found for folder, found in descriptions.items() if found and found["status"] != DIVERGED}
     if not trained:
@@ -89,13 +89,12 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
     features = experiment.extract_features(own, corpus, output)
     seconds = {"features": time.monotonic() - begin}
     protocol = _protocol(corpus, features.utterances, classes)
-    dataset = machinery.make_dataset(own, protocol, features)
-    programs = machinery.make_programs(own, dataset, protocol, devices, len(trained), training=False)
     log.info("the ensemble of %d models of %s scores %d utterances", len(trained), workdir, len(protocol.ids))
-    everything = np.arange(len(protocol.ids))
-    models = map(model_files.read_model, trained)
-    logits = scoring.model_logits(programs, dataset, models, [everything] * len(trained), own.training.batch_size)
-    probabilities = np.mean([scoring.softmax(values) for values in logits], axis=0)
+    system = make_system(protocol, features, len(trained))
+    everything = [np.arange(len(protocol.ids))] * len(trained)
+    temperatures = [found["temperature"] for found in trained.values()]
+    scores = system.scores(list(trained), everything)
+    probabilities = np.mean(list(map(scoring.softmax, scores, temperatures)), axis=0)
     rows = prediction_table.from_probabilities(
         features.utterances, probabilities, classes=classes, fold=ENSEMBLE, seed=0
     )
@@ -104,7 +103,7 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
     results = summarise(
         rows,
         system=own.system,
-        parameters=programs.parameters,
+        parameters=system.parameters,
         corpus=corpus.name,
         corpus_sha256=features.corpus_sha256,
         protocol=protocol.name,
@@ -113,6 +112,7 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
         runs=[{"fold": ENSEMBLE, "seed": 0, "best_epoch": None, "status": "done"}],
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
+    results["probabilities"] = f"{system.probabilities}; mean over {len(trained)} models"
     run_directory.write_results(output, results)
     return results
 

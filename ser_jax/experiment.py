@@ -7,24 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_jax import cache, checks, machinery, run_directory
-from ser_jax.arrays.dataset import Dataset
+from ser_jax import cache, checks, machinery, run_directory, systems
 from ser_jax.config import Config
 from ser_jax.corpora.listing import Unusable
 from ser_jax.corpora.registry import read_corpus
 from ser_jax.corpora.table import Corpus, Rejection
 from ser_jax.errors import Diverged, UserError
 from ser_jax.evaluation import predictions as prediction_table
+from ser_jax.evaluation import submission
 from ser_jax.evaluation.rejected import write_rejected
 from ser_jax.evaluation.results import DIVERGED, summarise
 from ser_jax.features.extract import Features, extract
-from ser_jax.models import build
 from ser_jax.protocols import registry
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.training import model_files, scoring
-from ser_jax.training.fit import Settings, Trainer
-from ser_jax.training.programs import Programs
 from ser_jax.training.runs import Run, list_runs
+
+SUBMISSION = "submission.arff"
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def prepare(config: Config, corpus: Corpus, workdir: Path) -> Material:
     name, spec = registry.find_spec(config.protocol.name, corpus)
     corpus = registry.select(spec, corpus)
     features = extract_features(config, corpus, workdir)
-    protocol, warnings = registry.build_protocol(name, spec, corpus, features.utterances)
+    protocol, warnings = registry.build_protocol(name, spec, corpus, features.utterances, refit=config.training.refit)
     for warning in warnings:
         log.warning("note: %s", warning)
     return Material(protocol, features)
@@ -78,7 +77,8 @@ def extract_features(config: Config, corpus: Corpus, folder: Path) -> Features:
     features = extract(
         corpus,
         machinery.logmel_settings(config),
-        hsf=build.uses_hsf(config),
+        hsf=systems.uses_hsf(config),
+        waves=systems.uses_wave(config),
         store_root=Path(f.store).expanduser() if f.store else cache.cache_folder() / "features",
         max_seconds=f.max_seconds,
         max_bad_share=f.max_bad_share,
@@ -98,15 +98,13 @@ class Workshop:
 
     Attributes:
       material: Protocol and features.
-      dataset: Padded arrays.
-      programs: Compiled programs.
+      system: The system, ready to train and score.
       runs: The runs asked for.
       seconds: Wall times so far.
     """
 
     material: Material
-    dataset: Dataset
-    programs: Programs
+    system: systems.System
     runs: list[Run]
     seconds: dict[str, float]
 
@@ -129,9 +127,9 @@ def train_and_evaluate(config: Config, corpus: Corpus, workdir: Path) -> dict[st
         "classes": list(protocol.classes),
         "protocol": protocol.name,
         "protocol_sha256": protocol.sha256,
-        "config": {name: config[name].to_dict() for name in ("features", "model", "training")},
+        "config": {name: config[name].to_dict() for name in shop.system.sections},
     }
-    Trainer(protocol, shop.dataset, shop.programs, _loop_settings(config), workdir, description).train(shop.runs)
+    shop.system.train(shop.runs, workdir, description)
     return score(config, shop, workdir)
 
 
@@ -155,30 +153,23 @@ def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, A
 
 
 def set_up(config: Config, corpus: Corpus, workdir: Path, *, training: bool) -> Workshop:
-    """Extracts features, makes the protocol, pads and compiles; see `train_and_evaluate` for the arguments."""
+    """Extracts features and makes protocol and system; see `train_and_evaluate` for the arguments."""
     begin = time.monotonic()
     checks.check(config)
-    devices = machinery.start(config)
+    make_system = systems.start(config, training=training)
     material = prepare(config, corpus, workdir)
     seconds = {"features": time.monotonic() - begin}
     protocol, p = material.protocol, config.protocol
     runs = list_runs(protocol, seeds=p.seeds, first_seed=p.seed, folds=p.folds)
     run_directory.record_protocol(workdir, protocol)
-    run_directory.record_versions(workdir, f"{len(devices)} x {devices[0].device_kind}")
     log.info(
         "%s: %d utterances, %.0f s of speech, %d runs (fold x seed) of %s",
         *(protocol.name, len(protocol.ids), material.features.seconds.sum(), len(runs), config.system),
     )
-    dataset = machinery.make_dataset(config, protocol, material.features)
-    material.features.log_mel.clear()  # The padded copy serves from here on; one is enough in memory.
-    programs = machinery.make_programs(config, dataset, protocol, devices, len(runs), training=training)
-    seconds["compile"] = programs.seconds
-    log.info(
-        "compiled %d shapes in %.1f s, padding %.2f, %d runs at once on %d of %d %s devices (mesh %s), %d steps a call",
-        *(len(dataset.buckets), programs.seconds, dataset.padding_ratio, programs.size),
-        *(programs.mesh.size, len(devices), devices[0].device_kind, dict(programs.mesh.shape), programs.chunk),
-    )
-    return Workshop(material, dataset, programs, runs, seconds)
+    system = make_system(protocol, material.features, len(runs))
+    run_directory.record_versions(workdir, system.devices)
+    seconds["compile"] = system.compile_seconds
+    return Workshop(material, system, runs, seconds)
 
 
 def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
@@ -189,44 +180,47 @@ def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
     """
     begin = time.monotonic()
     protocol = shop.material.protocol
-    descriptions = {run: model_files.read_description(workdir / "models" / run.name) for run in shop.runs}
+    read = {run: model_files.read_description(workdir / "models" / run.name) for run in shop.runs}
+    descriptions = {run: found for run, found in read.items() if found}
     # A final model has no test part.
-    usable = [
-        run for run, found in descriptions.items() if found and found["status"] != DIVERGED and len(run.fold.test)
-    ]
-    models = (model_files.read_model(workdir / "models" / run.name) for run in usable)
+    usable = [run for run, found in descriptions.items() if found["status"] != DIVERGED and len(run.fold.test)]
     tests = [run.fold.test for run in usable]
-    logits = scoring.model_logits(shop.programs, shop.dataset, models, tests, config.training.batch_size)
+    scores = shop.system.scores([workdir / "models" / run.name for run in usable], tests)
     rows = []
-    for run, test, values in zip(usable, tests, logits, strict=True):
+    for run, test, values in zip(usable, tests, scores, strict=True):
         rows += prediction_table.from_probabilities(
             [shop.material.features.utterances[number] for number in test],
-            scoring.softmax(values),
+            scoring.softmax(values, descriptions[run]["temperature"]),
             classes=protocol.classes,
             fold=run.fold.name,
             seed=run.seed,
         )
     prediction_table.write_predictions(workdir / "predictions.csv", rows, protocol.classes)
+    withheld = [row for row in rows if not row.label]
+    if withheld and protocol.corpus == "emotass":
+        submission.write_submission(workdir / SUBMISSION, withheld, protocol.classes)
+        log.info("the test labels are withheld: %s holds the predictions for the organisers", workdir / SUBMISSION)
     # A run's own seconds outlive interruptions; the clock of this process does not.
-    seconds = shop.seconds | {"train": sum(found["seconds"] for found in descriptions.values() if found)}
+    seconds = shop.seconds | {"train": sum(found["seconds"] for found in descriptions.values())}
     seconds["evaluate"] = time.monotonic() - begin
     seconds["total"] = sum(seconds.values())
     results = summarise(
         rows,
         system=config.system,
-        parameters=shop.programs.parameters,
+        parameters=shop.system.parameters,
         corpus=protocol.corpus,
         corpus_sha256=shop.material.features.corpus_sha256,
         protocol=protocol.name,
         protocol_sha256=protocol.sha256,
         classes=protocol.classes,
+        pooled_folds=protocol.pooled_folds({run.fold.name for run in shop.runs}),
         runs=[
-            {"fold": run.fold.name, "seed": run.seed, "best_epoch": found["best_epoch"], "status": found["status"]}
-            for run, found in descriptions.items()
-            if found
+            {name: found[name] for name in ("fold", "seed", "best_epoch", "status", "temperature")}
+            for found in descriptions.values()
         ],
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
+    results["probabilities"] = shop.system.probabilities
     run_directory.write_results(workdir, results)
     from ser_jax.evaluation.report import write_report  # Loads matplotlib, for which training should not wait.
 
@@ -242,10 +236,6 @@ def check_diverged(results: dict[str, Any]) -> None:
             f"{len(diverged)} of {len(results['runs'])} runs diverged ({', '.join(diverged[:5])}): try a lower "
             f"training.learning_rate or training.clip_norm in another --workdir"
         )
-
-
-def _loop_settings(config: Config) -> Settings:
-    return Settings(**{field.name: config.training[field.name] for field in dataclasses.fields(Settings)})
 
 
 def _report_rejected(path: Path, rejected: Sequence[Rejection]) -> None:

@@ -25,7 +25,8 @@ def progress(what: str, total: float, unit: str, start: float = 0) -> Iterator[A
       start: Amount done before this process began (a resumed job); not counted in the rate.
 
     Yields:
-      `advance(amount=1, note="")`: call it after each piece of work; `note` is shown behind the bar.
+      `advance(amount=1, note="", skipped=0)`: call it after each piece of work; `note` is shown behind the bar,
+      `skipped` is work that has turned out not to be needed.
     """
     if sys.stderr.isatty():
         yield from _bar(what, total, unit, start)
@@ -50,11 +51,12 @@ def _bar(what: str, total: float, unit: str, start: float) -> Iterator[Advance]:
         task = bar.add_task(what, total=total, completed=int(start), unit=unit, rate="", note="")
         done = 0.0
 
-        def advance(amount: float = 1, note: str = "") -> None:
-            nonlocal done
+        def advance(amount: float = 1, note: str = "", skipped: float = 0) -> None:
+            nonlocal done, total
             done += amount
+            total -= skipped
             rate = done / max(time.monotonic() - begin, 1e-9)
-            bar.update(task, advance=amount, rate=f"{rate:,.0f} {unit}/s", note=note)
+            bar.update(task, advance=amount, total=total, rate=f"{rate:,.0f} {unit}/s", note=note)
 
         yield advance
 
@@ -63,11 +65,13 @@ def _lines(what: str, total: float, unit: str, start: float) -> Iterator[Advance
     begin = last = time.monotonic()
     done = 0.0
 
-    def advance(amount: float = 1, note: str = "") -> None:
-        nonlocal done, last
+    def advance(amount: float = 1, note: str = "", skipped: float = 0) -> None:
+        nonlocal done, last, total
         done += amount
+        total -= skipped
         now = time.monotonic()
-        if now - last >= LOG_EVERY_SECONDS or start + done >= total:
+        ended = start + done >= total and (amount or skipped)
+        if now - last >= LOG_EVERY_SECONDS or ended:
             rate = done / max(now - begin, 1e-9)
             left = (total - start - done) / max(rate, 1e-9)
             log.info(

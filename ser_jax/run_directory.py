@@ -11,7 +11,10 @@ from ser_jax.config import NEUTRAL_KEYS, Config, from_json
 from ser_jax.errors import UserError
 from ser_jax.protocols.protocol import Protocol
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "soundfile", "soxr", "opensmile")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "soundfile", "soxr"),
+    *("opensmile", "scikit-learn"),
+)
 
 
 def open_directory(workdir: Path, config: Config) -> None:

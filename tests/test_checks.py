@@ -22,6 +22,7 @@ def test_every_way_to_compute_is_accepted(dispatch, precision):
         ("precision", "bfloat16", "float32, tf32, bf16"),
         ("precision", "float16", "float32, tf32, bf16"),
         ("class_weights", "equal", "none, balanced"),
+        ("refit", "train", "none, train\\+validation"),
     ],
 )
 def test_an_unknown_choice_is_named_with_those_there_are(key, value, known):
@@ -42,4 +43,26 @@ def test_an_unknown_system_is_named_with_those_there_are():
     c = config.get_config()
     c.system = "crnn"
     with pytest.raises(UserError, match=f"system='crnn' is not known; choose one of {', '.join(config.SYSTEMS)}"):
+        checks.check(c)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("cell", "rnn", "model.end2you_cell='rnn' is not known; choose one of lstm, gru"),
+        ("layers", 0, "model.end2you_layers=0; it must be at least 1"),
+        ("widths", (20,), r"model.end2you_widths=\(20,\); it must be two numbers of at least 1, such as \(20,40\)"),
+        ("pools", (2, 0), r"model.end2you_pools=\(2, 0\); it must be two numbers of at least 1"),
+        ("chunk", 641, "model.end2you_chunk=641; it must be a multiple of 2, its model.end2you_pools"),
+        ("chunk", 0, "model.end2you_chunk=0; it must be a multiple of 2"),
+        ("filters", 44, "model.end2you_filters=44; it must be a multiple of 10"),
+        ("dropout", 1.0, "model.end2you_dropout=1.0; it must be at least 0 and below 1"),
+        ("dropout", -0.1, "model.end2you_dropout=-0.1; it must be at least 0"),
+    ],
+)
+def test_what_end2you_cannot_be_made_of(key, value, sentence):
+    c = config.get_config()
+    c.system = "end2you"
+    c.model[f"end2you_{key}"] = value
+    with pytest.raises(UserError, match=sentence):
         checks.check(c)

@@ -39,7 +39,7 @@ def test_missing_keys_are_named():
     del values["features"]["fft"], values["features"]["bands"]
     with pytest.raises(UserError, match=r"\(features\.bands, features\.fft\)"):
         config.from_json(values)
-    with pytest.raises(UserError, match=r"\(corpus, features, model, protocol, system, training\)"):
+    with pytest.raises(UserError, match=r"\(corpus, features, model, protocol, svm, system, training\)"):
         config.from_json({})
 
 

@@ -1,5 +1,6 @@
 """The evaluate command: what it needs, and another corpus scored with an explicit label map."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from commands import SPEAKERS, Ended, command, probabilities, read_json, read_ta
 
 from ser_jax import cross_corpus
 from ser_jax.errors import UserError
+from ser_jax.training import scoring
 
 
 def evaluate(*arguments: str) -> Ended:
@@ -99,6 +101,23 @@ def test_another_corpus_is_scored_by_the_ensemble(run, emodb, tmp_path):
     assert results["wa"]["mean"] == pytest.approx(right)
     assert f"{100 * right:.1f}" in ended.out and str(output / "predictions.csv") in ended.out
     assert read_table(output / "rejected.csv") == []
+
+
+def test_every_model_of_the_ensemble_has_its_temperature(run, copy, emodb, tmp_path):
+    """A copy with one model: hotter by hand, its probabilities on the other corpus move as softmax(logits / T) does."""
+    for fold in ("s0", "s2"):
+        shutil.rmtree(copy / f"models/{fold}-0")
+    path = copy / "models/s1-0/model.json"
+    found = []
+    for factor in (1, 4):
+        model = read_json(path)
+        path.write_text(json.dumps({**model, "temperature": factor * model["temperature"]}))
+        output = tmp_path / f"scores-{factor}"
+        ended = evaluate(f"--model={copy}", *emodb, "--labels=happy=-,neutral=-", f"--output={output}")
+        assert ended.code == 0, ended.err
+        found.append(probabilities(output))
+    np.testing.assert_allclose(found[1], scoring.softmax(np.log(found[0]), 4.0), atol=1e-12)
+    assert not np.allclose(found[0], found[1], atol=1e-6)
 
 
 def test_labels_may_be_merged_and_scores_go_to_a_folder_of_the_run_by_default(run, emodb):

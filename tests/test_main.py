@@ -271,7 +271,7 @@ def _corpus(name: str, folder: Path) -> tuple[str, Path]:
             ["Session1", "Session2", "Session3"],
             30,
         ),
-        ("emotass", "auto", "emotass-devel", ["devel"], 16),
+        ("emotass", "emotass-devel", "emotass-devel", ["devel"], 16),
         ("speaker", "auto", "manifest-speaker", ["s0", "s1", "s2"], 12),
         ("split", "auto", "manifest-split", ["test"], 4),
         ("speaker", "manifest-final", "manifest-final", ["final"], 0),
@@ -411,7 +411,7 @@ def test_a_wrong_flag_is_named(arguments, parts):
     ("argument", "parts"),
     [
         ("system=svn", ("system='svn'", "plain_crnn, hsf_crnn, multi_crnn")),
-        ("corpus.name=emo", ("corpus.name='emo'", "demo, emodb, emotass, iemocap, manifest")),
+        ("corpus.name=emo", ("corpus.name='emo'", "demo, emobox, emodb, emotass, iemocap, manifest")),
         ("corpus.root=", ("corpus.root is empty", "emodb release")),
         ("corpus.root=/no/such/folder", ("corpus.root=/no/such/folder is not a folder", "emodb release")),
         ("corpus.root=README.md", ("corpus.root=README.md is not a folder",)),
@@ -454,7 +454,7 @@ def _emodb(folder: Path, names: Iterable[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("names", "parts"),
     [
-        (releases.emodb_names(SPEAKERS, emotions="LEA"), ("holds no utterance of the protocol", "'bored'")),
+        (releases.emodb_names(SPEAKERS, emotions="LEA"), ("holds no utterance of the protocol", "'boredom'")),
         (releases.emodb_names(("03",)), ("1 speaker (03)", "at least 3")),
         (releases.emodb_names(("03", "08")), ("2 speakers (03, 08)", "at least 3")),
         (

@@ -68,6 +68,22 @@ def test_work_done_before_does_not_count_in_the_rate(logged, clock, monkeypatch)
     assert logged.messages == ["training: 95/100 epochs, 0 epochs/s, 20 s left "]
 
 
+def test_work_that_is_not_needed_shortens_the_way(logged, clock, monkeypatch):
+    """It counts neither as done nor in the rate."""
+    redirect(monkeypatch, io.StringIO())
+    with progress("training", 100, "epochs") as advance:
+        clock.now += 20
+        advance(10)
+        advance(0, skipped=70)
+        clock.now += 40
+        advance(20)
+        advance(0, skipped=0)
+    assert logged.messages == [
+        "training: 10/100 epochs, 0 epochs/s, 180 s left ",
+        "training: 30/30 epochs, 0 epochs/s, 0 s left ",
+    ]
+
+
 def test_no_time_at_all_is_no_division_by_zero(logged, clock, monkeypatch):
     redirect(monkeypatch, io.StringIO())
     with progress("extracting", 1, "files") as advance:
@@ -88,7 +104,7 @@ def test_a_bar_on_a_terminal(logged, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")
     with progress("training", 8, "epochs", start=2) as advance:
-        advance(6, note="03-0 loss 1.2")
+        advance(4, skipped=2, note="03-0 loss 1.2")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
-    assert "training" in shown and "8/8 epochs" in shown and "epochs/s" in shown and "03-0 loss 1.2" in shown
+    assert "training" in shown and "6/6 epochs" in shown and "epochs/s" in shown and "03-0 loss 1.2" in shown
     assert not logged.messages

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ser_jax.training import mesh as meshes
 from ser_jax.training.functions import Functions
 from ser_jax.training.mesh import OWN, SHARED, STEP_ROWS, STEPS_OF_RUN
-from ser_jax.training.step import Bucket, RunConstants, TrainState
+from ser_jax.training.step import Bucket, RunConstants, TrainState, updates_made
 
 
 class Chunked:
@@ -38,7 +38,8 @@ class Chunked:
             def step(state: TrainState, batch: Any) -> tuple[TrainState, None]:
                 shape, rows, mask = batch
                 branches = [_of_bucket(functions.gradient, bucket) for bucket in buckets]
-                found, counters = lax.switch(shape, branches, state.params, state.counters, run, rows, mask)
+                updates = updates_made(run, state.adam)
+                found, counters = lax.switch(shape, branches, state.params, state.counters, run, rows, mask, updates)
                 adam = functions.moments(state.adam, found.gradient, found.norm, found.good)
                 return TrainState(functions.params(state.params, adam, found.good), adam, counters), None
 

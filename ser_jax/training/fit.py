@@ -1,32 +1,32 @@
 """The only training loop: groups of runs, epoch by epoch, until every run of the protocol has its model file.
 
-Per epoch each run trains on a permutation of its training part, then scores its validation part; the parameters of the
-best epoch are kept (higher validation UA, then lower validation loss). The loop resumes from the newest checkpoint, at
-the step where that was saved.
+Per epoch each run trains on a permutation of its training part. In the first phase it then scores its validation part;
+the parameters of the best epoch are kept (higher validation UA, then lower validation loss). In the second phase runs
+train for a given number of epochs, which the first phase has found. The loop resumes from the newest checkpoint, at the
+step where that was saved.
 """
 
 import dataclasses
-import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ser_jax import atomic, metrics
 from ser_jax.arrays import plans
 from ser_jax.arrays.dataset import Dataset
-from ser_jax.arrays.standardise import Statistics
 from ser_jax.progress import Advance, progress
-from ser_jax.protocols.protocol import Fold, Protocol
-from ser_jax.training import checkpoint, memory, model_files, selection
+from ser_jax.protocols.protocol import Protocol
+from ser_jax.training import checkpoint, journal, memory, outcome, scoring, selection
+from ser_jax.training.feed import Feed
 from ser_jax.training.group import Group, Record
 from ser_jax.training.interrupt import Interrupted, Watch
+from ser_jax.training.ledger import Ledger
 from ser_jax.training.programs import Programs
-from ser_jax.training.runs import Run, groups
-from ser_jax.training.step import RunConstants
+from ser_jax.training.runs import CHOICE, GIVEN, Run, groups
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Settings:
     epochs: int
     batch_size: int
     class_weights: str
+    refit: str
     checkpoint_seconds: float
 
 
@@ -52,6 +53,7 @@ class Trainer:
         settings: Settings,
         workdir: Path,
         description: dict[str, Any],
+        calibrate: Callable[[np.ndarray, np.ndarray], float],
     ):
         """Prepares training.
 
@@ -62,105 +64,103 @@ class Trainer:
           settings: Settings of the loop.
           workdir: The run directory.
           description: What every `model.json` repeats: system, classes, configuration.
+          calibrate: Validation logits [n, K] f64 and class numbers [n] → the temperature of a run.
         """
         self.protocol = protocol
         self.dataset = dataset
         self.programs = programs
         self.settings = settings
         self.workdir = workdir
-        self.description = description
-        fold_rows = [dataset.rows(fold.train) for fold in protocol.folds]
-        self.steps = plans.steps_per_bucket(fold_rows, settings.batch_size)
-        validation_rows = [dataset.rows(fold.validation) for fold in protocol.folds]
-        self.validation_steps = plans.steps_per_bucket(validation_rows, settings.batch_size)
-        self._statistics: dict[str, Statistics] = {}
+        self.calibrate = calibrate
+        self.feed = Feed(
+            *(protocol, dataset, programs),
+            batch_size=settings.batch_size,
+            class_weights=settings.class_weights,
+            refit=settings.refit,
+        )
+        self.ledger = Ledger(workdir, self.feed.folds, description, self.feed.statistics)
 
     def train(self, runs: list[Run]) -> None:
         """Trains every run that has no model file yet.
 
         Args:
-          runs: The runs wanted.
+          runs: The runs wanted, and those that they take their number of epochs from.
 
         Raises:
           Interrupted: After SIGTERM or Ctrl-C, when a checkpoint of the current step is on disk.
         """
-        pending = [run for run in runs if model_files.read_description(self._folder(run)) is None]
+        pending = [run for run in runs if not self.ledger.finished(run)]
         if not pending:
             return
-        total = len(runs) * self.settings.epochs
-        done = (len(runs) - len(pending)) * self.settings.epochs
+        choosing = self.ledger.choosing(pending)
+        # How long runs train in the second phase is not known yet: for as many epochs as may be, until it turns out.
+        most = self.settings.epochs
+        total = most * sum(len(self.ledger.phases(run)) for run in runs)
+        second = most * sum(GIVEN in self.ledger.phases(run) for run in pending)
         with checkpoint.manager(self.workdir / "checkpoints") as checkpoints:
-            position = checkpoint.restore(checkpoints) or {"runs": [], "epoch": 1}
-            resumed = [run for name in position["runs"] for run in pending if run.name == name]
-            start = done + len(resumed) * (position["epoch"] - 1)
+            resumed, position = self._saved(checkpoints, [*choosing, *self.ledger.given(pending)])
+            done = sum(record["epochs"] for record in position["records"]) if resumed else 0
+            start = total - most * len(choosing) - second + done
             with Watch() as watch, progress("training", total, "epochs", start) as advance:
-                if resumed and [run.name for run in resumed] == position["runs"] and len(resumed) <= self.programs.size:
-                    log.info("resuming %s at epoch %d", ", ".join(position["runs"]), position["epoch"])
-                    group = self._resume(checkpoints, resumed, position)
-                    self._train_group(group, checkpoints, watch, advance)
-                    pending = [run for run in pending if run not in resumed]
-                for members in groups(pending, self.programs.size):
-                    self._drop_metrics(members, after=0)
-                    memory.return_freed_memory()
-                    self._train_group(self._new_group(members), checkpoints, watch, advance)
+                self._train_phase(choosing, checkpoints, watch, advance)
+                given = self.ledger.given(pending)
+                advance(0, skipped=second - sum(run.epochs or 0 for run in given))
+                self._train_phase(given, checkpoints, watch, advance)
 
-    def constants(self, runs: list[Run]) -> RunConstants:
-        """Returns statistics and class weights of the runs; a group that is not full repeats its last run."""
-        by_fold = {}
-        for run in runs:
-            if run.fold.name not in by_fold:
-                train = run.fold.train
-                counts = np.bincount(self.protocol.targets[train], minlength=len(self.protocol.classes))
-                weights = np.ones(len(counts))
-                if self.settings.class_weights == "balanced":
-                    weights = len(train) / (len(counts) * counts)
-                statistics = self.dataset.device_statistics(self._fold_statistics(run.fold))
-                by_fold[run.fold.name] = RunConstants(statistics, weights.astype(np.float32))
-        return self.programs.put(self._stack([by_fold[run.fold.name] for run in runs]))
+    def _train_phase(self, runs: list[Run], checkpoints: Any, watch: Watch, advance: Advance) -> None:
+        resumed, position = self._saved(checkpoints, runs)
+        if resumed:
+            log.info("resuming %s at epoch %d", ", ".join(position["runs"]), position["epoch"])
+            self._train_group(self._resume(checkpoints, resumed, position), checkpoints, watch, advance)
+        for members in groups([run for run in runs if run not in resumed], self.programs.size):
+            journal.forget(self.workdir, members, after=0)
+            memory.return_freed_memory()
+            self._train_group(self._new_group(members), checkpoints, watch, advance)
 
-    def _fold_statistics(self, fold: Fold) -> Statistics:
-        """Returns the statistics of a fold's training part: one for all seeds, for training and the model file."""
-        if fold.name not in self._statistics:
-            self._statistics[fold.name] = self.dataset.statistics(fold.train)
-        return self._statistics[fold.name]
-
-    def _folder(self, run: Run) -> Path:
-        return self.workdir / "models" / run.name
-
-    def _stack(self, trees: list[Any]) -> Any:
-        trees = trees + [trees[-1]] * (self.programs.size - len(trees))
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    def _saved(self, checkpoints: Any, runs: list[Run]) -> tuple[list[Run], dict[str, Any]]:
+        """Returns the runs that the newest checkpoint is of, none if not all of them are wanted; and its position."""
+        position = checkpoint.restore(checkpoints)
+        if position is None:
+            return [], {}
+        saved = list(zip(position["runs"], position["given_epochs"], strict=True))
+        found = [run for key in saved for run in runs if (run.name, run.epochs) == key]
+        return (found if len(found) == len(saved) <= self.programs.size else []), position
 
     def _new_group(self, runs: list[Run]) -> Group:
         keys = [int(plans.generator("init", run.seed, run.fold.name).integers(2**32)) for run in runs]
         state, best = self.programs.init(keys + [keys[-1]] * (self.programs.size - len(keys)))
-        return Group(runs, [Record() for _ in runs], self.constants(runs), self._validation(runs), state, best)
+        records = [Record() for _ in runs]
+        return Group(
+            *(runs, records, self.feed.constants(runs), self._judged_by(runs)),
+            *(state, best if runs[0].phase == CHOICE else None),
+        )
 
     def _resume(self, checkpoints: Any, runs: list[Run], position: dict[str, Any]) -> Group:
-        state = self.programs.state_shape
-        best = jax.eval_shape(jax.vmap(selection.nothing_yet), state.params)
-        saved = checkpoint.restore_arrays(checkpoints, {"state": state, "best": best})
+        like: dict[str, Any] = {"state": self.programs.state_shape}
+        if runs[0].phase == CHOICE:
+            like["best"] = jax.eval_shape(jax.vmap(selection.nothing_yet), like["state"].params)
+        saved = checkpoint.restore_arrays(checkpoints, like)
         # The saved group may have been of another size: only its runs are taken over.
         arrays = self.programs.put(
-            self._stack([jax.tree.map(lambda leaf, n=n: leaf[n], saved) for n in range(len(runs))])
+            self.feed.stack([jax.tree.map(lambda leaf, n=n: leaf[n], saved) for n in range(len(runs))])
         )
         records = [Record(**record) for record in position["records"]]
-        self._drop_metrics(runs, after=position["epoch"] - 1)
+        journal.forget(self.workdir, runs, after=position["epoch"] - 1)
         return Group(
-            *(runs, records, self.constants(runs), self._validation(runs)),
-            *(arrays["state"], arrays["best"], position["epoch"], position["step"]),
+            *(runs, records, self.feed.constants(runs), self._judged_by(runs)),
+            *(arrays["state"], arrays.get("best"), position["epoch"], position["step"]),
         )
 
     def _train_group(self, group: Group, checkpoints: Any, watch: Watch, advance: Advance) -> None:
         def save() -> None:
             self._read_scores(group, advance, late=0)
-            checkpoint.save(checkpoints, {"state": group.state, "best": group.best}, group.position())
+            checkpoint.save(checkpoints, group.arrays(), group.position())
 
         saved = group.begin = time.monotonic()
-        while group.epoch <= self.settings.epochs and any(record.active for record in group.records):
-            order = plans.shape_order(self.steps, protocol=self.protocol.sha256, epoch=group.epoch)
-            members = self._members(group)
-            rows, mask = plans.in_order(order, [self._batches(run, record, group.epoch) for run, record in members])
+        planned = [run.epochs or self.settings.epochs for run in group.runs]
+        while group.epoch <= max(planned) and any(record.active for record in group.records):
+            active = [record.active for record in group.records]
+            order, rows, mask = self.feed.epoch(group.runs, active, group.epoch)
             while group.step < len(order):
                 part = slice(group.step, group.step + self.programs.chunk)
                 group.state = self.programs.train(group.state, group.constants, order[part], rows[part], mask[part])
@@ -168,7 +168,7 @@ class Trainer:
                 if watch.received is not None:
                     save()
                     raise Interrupted(watch.received)
-            self._validate(group)
+            self._judge(group)
             self._read_scores(group, advance, self.programs.late)
             if watch.received is not None or time.monotonic() - saved > self.settings.checkpoint_seconds:
                 save()
@@ -176,49 +176,28 @@ class Trainer:
             if watch.received is not None:
                 raise Interrupted(watch.received)
         self._read_scores(group, advance, late=0)
-        self._write_models(group)
+        advance(0, skipped=sum(planned) - sum(record.epochs for record in group.records))
+        self._end(group)
         if watch.received is not None:
             raise Interrupted(watch.received)
 
-    def _members(self, group: Group) -> list[tuple[Run, Record | None]]:
-        """Returns the runs of a group with their records; None for the repeated run of a group that is not full."""
-        idle = self.programs.size - len(group.runs)
-        return [*zip(group.runs, group.records, strict=True), *([(group.runs[-1], None)] * idle)]
+    def _judged_by(self, runs: list[Run]) -> Any:
+        """Returns what ends the epochs of a group; see `Group`."""
+        if runs[0].phase == GIVEN:
+            return self.programs.put(self.feed.stack([np.int32(run.epochs or 0) for run in runs]))
+        return self.feed.validation(runs)
 
-    def _batches(self, run: Run, record: Record | None, epoch: int) -> list[plans.Batches]:
-        rows = self.dataset.rows(run.fold.train)
-        if record is None or not record.active:
-            rows = [part[:0] for part in rows]
-        return plans.training_batches(
-            rows,
-            self.steps,
-            self.settings.batch_size,
-            protocol=self.protocol.sha256,
-            seed=run.seed,
-            fold=run.fold.name,
-            epoch=epoch,
-        )
-
-    def _validation(self, runs: list[Run]) -> tuple[np.ndarray, np.ndarray, selection.Validation]:
-        """Returns order [S] and rows [S, R, B] of the validation parts, and what these rows are."""
-        order = np.repeat(np.arange(len(self.validation_steps)), self.validation_steps)
-        parts = [self.dataset.rows(run.fold.validation) for run in runs]
-        parts += [parts[-1]] * (self.programs.size - len(runs))
-        size = self.settings.batch_size
-        rows, mask = plans.in_order(order, [plans.scoring_batches(part, size, self.validation_steps) for part in parts])
-        targets = np.stack([self.dataset.targets[bucket][rows[step]] for step, bucket in enumerate(order)])
-        filled = -(-len(order) // self.programs.score_chunk) * self.programs.score_chunk
-        part = selection.Validation(*(_by_run(values, filled) for values in (targets, mask)))
-        return order, rows, self.programs.put(part)
-
-    def _validate(self, group: Group) -> None:
-        """Scores the validation parts and lets that decide; the host reads the outcome later."""
-        order, rows, part = group.validation
+    def _judge(self, group: Group) -> None:
+        """Scores the validation parts, if any, and lets that decide; the host reads the outcome later."""
         state = group.state
-        logits = self.programs.score(state.params, group.constants.statistics, order, rows)
-        group.best, counters, scores = self.programs.judge(
-            group.best, state.counters, group.epoch, state.params, logits, part
-        )
+        if group.best is None:
+            counters, scores = self.programs.close(state.counters, group.epoch, group.judged_by, state.params)
+        else:
+            order, rows, part = group.judged_by
+            logits = self.programs.score(state.params, group.constants.statistics, order, rows)
+            group.best, counters, scores = self.programs.judge(
+                group.best, state.counters, group.epoch, state.params, logits, part
+            )
         group.state = state._replace(counters=counters)
         group.unread.append((group.epoch, scores))
         group.epoch, group.step = group.epoch + 1, 0
@@ -240,72 +219,46 @@ class Trainer:
             record.seconds += seconds / len(active)
             trained += len(run.fold.train)
             if scores.diverged[n]:
-                record.status = "diverged"
+                record.status = outcome.DIVERGED
                 log.error("%s has diverged in epoch %d: non-finite gradients or scores", run.name, epoch)
                 continue
-            ua, wa = metrics.unweighted_accuracy(scores.confusion[n]), metrics.weighted_accuracy(scores.confusion[n])
-            if scores.better[n]:
-                record.best_epoch = epoch
-                record.best_ua, record.best_wa, record.best_loss = ua, wa, float(scores.loss[n])
-            if scores.stopped[n]:
+            found = jax.tree.map(lambda leaf, n=n: leaf[n], scores)
+            line = journal.make_line(run, epoch, found, seconds)
+            notes.append(f"{run.name} loss {line['loss']:.3f}")
+            if found.better is not None:
+                notes[-1] += f" UA {100 * line['validation_ua']:.1f}"
+                if found.better:
+                    record.best_epoch = epoch
+                    record.best_ua, record.best_wa = line["validation_ua"], line["validation_wa"]
+                    record.best_loss = line["validation_loss"]
+            if found.stopped:
                 record.status = "stopped"
-            lines.append(
-                {
-                    "fold": run.fold.name,
-                    "seed": run.seed,
-                    "epoch": epoch,
-                    "loss": float(scores.train_loss[n]),
-                    "validation_loss": float(scores.loss[n]),
-                    "validation_ua": ua,
-                    "validation_wa": wa,
-                    "seconds": round(seconds, 4),
-                }
-            )
-            notes.append(f"{run.name} loss {scores.train_loss[n]:.3f} UA {100 * ua:.1f}")
-        with (self.workdir / "metrics.jsonl").open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+            lines.append(line)
+        journal.append(self.workdir, lines)
         advance(len(active), f"{' · '.join(notes)} · {trained / seconds:,.0f} utterances/s")
 
-    def _drop_metrics(self, runs: list[Run], after: int) -> None:
-        """Forgets the epochs of these runs that are about to be trained again."""
-        path = self.workdir / "metrics.jsonl"
-        if not path.is_file():
-            return
-        again = {(run.fold.name, run.seed) for run in runs}
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # The last line of a process that was killed.
-            if (entry["fold"], entry["seed"]) not in again or entry["epoch"] <= after:
-                kept.append(line + "\n")
-        atomic.write_text(path, "".join(kept))
-
-    def _write_models(self, group: Group) -> None:
-        best = jax.device_get(group.best.params)
+    def _end(self, group: Group) -> None:
+        """Writes the best parameters of every run, or those it had when its number of epochs was reached."""
+        temperatures: list[float | None] = [None] * len(group.runs)
+        params = group.state.params  # A run that stopped has not changed since.
+        if group.best is not None:
+            params = group.best.params
+            temperatures = self._temperatures(group, params)
+        params = jax.device_get(params)
         for n, (run, record) in enumerate(zip(group.runs, group.records, strict=True)):
-            failed = record.status == "diverged"
-            description = {
-                **self.description,
-                "fold": run.fold.name,
-                "seed": run.seed,
-                "status": "diverged" if failed else "done",
-                "best_epoch": record.best_epoch,
-                "epochs": record.epochs,
-                "validation": {"ua": record.best_ua, "wa": record.best_wa, "loss": record.best_loss},
-                "temperature": None,
-                "seconds": round(record.seconds, 3),
-            }
-            model_files.write_model(
-                self._folder(run),
-                description,
-                None if failed else jax.tree.map(lambda leaf, n=n: leaf[n], best),
-                None if failed else self._fold_statistics(run.fold),
-            )
+            self.ledger.end(run, record, jax.tree.map(lambda leaf, n=n: leaf[n], params), temperatures[n])
 
-
-def _by_run(values: np.ndarray, steps: int) -> np.ndarray:
-    """Turns [S, R, B] into [R, steps · B]; zeros stand for the steps that are missing."""
-    filled = np.pad(values, ((0, steps - len(values)), (0, 0), (0, 0)))
-    return np.moveaxis(filled, 1, 0).reshape(values.shape[1], -1)
+    def _temperatures(self, group: Group, params: Any) -> list[float | None]:
+        """Returns the temperature of every run with these parameters; None if it has diverged."""
+        parts = [
+            run.fold.validation if record.status != outcome.DIVERGED else run.fold.validation[:0]
+            for run, record in zip(group.runs, group.records, strict=True)
+        ]
+        parts += [parts[-1][:0]] * (self.programs.size - len(parts))
+        logits = scoring.group_logits(
+            self.programs, self.dataset, params, group.constants.statistics, parts, self.settings.batch_size
+        )
+        return [
+            self.calibrate(values, self.protocol.targets[part]) if len(part) else None
+            for values, part in zip(logits, parts, strict=True)
+        ]

@@ -28,15 +28,16 @@ class Record:
 
 @dataclasses.dataclass
 class Group:
-    """The runs in training and where they stand.
+    """The runs in training, all of one phase, and where they stand.
 
     Attributes:
       runs: The runs; there may be fewer than the programs take.
       records: What is known of each.
       constants: Their `RunConstants` on the devices.
-      validation: Order and rows in which their validation parts are scored, and what these rows are.
+      judged_by: What ends their epochs. Where validation parts choose: order and rows in which these are scored, and
+        what the rows are. Where numbers of epochs are given: these, [R] i32 on the devices.
       state: Their `TrainState` on the devices.
-      best: Their best epochs on the devices.
+      best: Their best epochs on the devices; None where numbers of epochs are given.
       epoch: Number of the epoch in training, from 1.
       step: Steps of it that are done.
       begin: When the last epoch that was read ended (monotonic clock).
@@ -46,18 +47,23 @@ class Group:
     runs: list[Run]
     records: list[Record]
     constants: Any
-    validation: Any
+    judged_by: Any
     state: TrainState
-    best: selection.Best
+    best: selection.Best | None
     epoch: int = 1
     step: int = 0
     begin: float = 0.0
     unread: list[tuple[int, selection.Scores]] = dataclasses.field(default_factory=list)
 
+    def arrays(self) -> dict[str, Any]:
+        """Returns the arrays of a checkpoint."""
+        return {"state": self.state} | ({} if self.best is None else {"best": self.best})
+
     def position(self) -> dict[str, Any]:
         """Returns what a checkpoint needs besides the arrays."""
         return {
             "runs": [run.name for run in self.runs],
+            "given_epochs": [run.epochs for run in self.runs],
             "epoch": self.epoch,
             "step": self.step,
             "records": [dataclasses.asdict(record) for record in self.records],

@@ -1,7 +1,7 @@
 """`models/<fold>-<seed>/`: everything that prediction needs of a trained run, in one JSON and one array file.
 
 `model.json` is written last: where it exists, the run is finished. It holds the digest of `model.npz`, so a damaged
-file is noticed.
+file is noticed. A run that is trained again after its choice of the epoch has `choice.json`, written in between.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from ser_jax.arrays.standardise import Statistics
 from ser_jax.errors import UserError
 
 SCHEMA = 1
-DESCRIPTION, ARRAYS = "model.json", "model.npz"
+DESCRIPTION, ARRAYS, CHOICE = "model.json", "model.npz", "choice.json"
 
 
 class Model(NamedTuple):
@@ -50,15 +50,31 @@ def write_model(folder: Path, description: dict[str, Any], params: Any, statisti
     atomic.write_json(folder / DESCRIPTION, {"schema": SCHEMA, **description, "sha256": digest})
 
 
+def write_choice(folder: Path, choice: dict[str, Any]) -> None:
+    """Writes what the validation part of a run has chosen, before the run is trained again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(folder / CHOICE, {"schema": SCHEMA, **choice})
+
+
 def read_description(folder: Path) -> dict[str, Any] | None:
     """Returns the content of a finished run's `model.json`, or None if the run is not finished."""
-    path = folder / DESCRIPTION
+    return _read(folder / DESCRIPTION)
+
+
+def read_choice(folder: Path) -> dict[str, Any] | None:
+    """Returns what the validation part of a run has chosen (status, best epoch, …), or None if it has not yet."""
+    return _read(folder / CHOICE) or read_description(folder)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
         description = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete {folder} and run the training command again") from None
+        raise UserError(
+            f"{path} is damaged ({error}); delete {path.parent} and run the training command again"
+        ) from None
     if description.get("schema") != SCHEMA:
         raise UserError(f"{path} has schema {description.get('schema')}; this version reads schema {SCHEMA}")
     return description
@@ -82,7 +98,7 @@ def read_model(folder: Path) -> Model:
     with np.load(io.BytesIO(content)) as arrays:
         flat = {tuple(name.split("/")): arrays[name] for name in arrays.files}
     tree = traverse_util.unflatten_dict(flat)
-    return Model(description, tree["params"], Statistics(**tree["statistics"]))
+    return Model(description, tree["params"], Statistics(**tree.get("statistics", {})))
 
 
 def list_models(workdir: Path) -> list[Path]:

@@ -89,6 +89,6 @@ def model_logits(
     return results
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities of logits [n, K], in float64."""
-    return scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
+def softmax(logits: np.ndarray, temperature: float | None = None) -> np.ndarray:
+    """Returns the probabilities of logits [n, K] divided by a temperature, in float64; none stands for 1."""
+    return scipy.special.softmax(np.asarray(logits, np.float64) / (temperature or 1.0), axis=-1)

@@ -1,4 +1,4 @@
-"""What an epoch's validation decides: is it the best so far, is it time to stop. Pure functions of one run.
+"""What is decided at the end of an epoch: is it the best so far, is it time to stop. Pure functions of one run.
 
 It is decided where the parameters are, so that no training waits for the host.
 """
@@ -45,20 +45,20 @@ class Scores(NamedTuple):
 
     Attributes:
       train_loss: [] f32, weighted mean cross-entropy over the epoch's batches.
-      loss: [] f32, mean cross-entropy on the validation part.
-      confusion: [K, K] i32 on the validation part, rows = truth.
+      loss: [] f32, mean cross-entropy on the validation part; None without one.
+      confusion: [K, K] i32 on the validation part, rows = truth; None without one.
       trained: [] bool, whether the run was still in training in this epoch.
       diverged: [] bool, whether it has diverged in it.
-      better: [] bool, whether this is the best epoch so far.
-      stopped: [] bool, whether the run ends with it for want of a better one.
+      better: [] bool, whether this is the best epoch so far; None without a validation part.
+      stopped: [] bool, whether the run ends with it, for want of a better one or because its number is reached.
     """
 
     train_loss: Array
-    loss: Array
-    confusion: Array
+    loss: Array | None
+    confusion: Array | None
     trained: Array
     diverged: Array
-    better: Array
+    better: Array | None
     stopped: Array
 
 
@@ -105,7 +105,7 @@ def judge(
     better = alive & ((best.epoch == 0) | (ua > best.ua) | ((ua == best.ua) & (loss < best.loss)))
     stopped = alive & ~better & (patience > 0) & (epoch - best.epoch >= patience)
     scores = Scores(
-        counters.loss_sum / jnp.maximum(counters.weight_sum, jnp.finfo(counters.weight_sum.dtype).tiny),
+        _train_loss(counters),
         loss,
         confusion,
         counters.active,
@@ -114,5 +114,33 @@ def judge(
         stopped,
     )
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), Best(params, ua, loss, epoch), best)
+    return best, _next_epoch(counters, alive & ~stopped), scores
+
+
+def close(counters: Counters, epoch: Array, last: Array, params: Any) -> tuple[Counters, Scores]:
+    """Ends an epoch of one run that trains for a given number of epochs, without validation.
+
+    Args:
+      counters: Sums of the epoch.
+      epoch: [] i32, its number, from 1.
+      last: [] i32, the number of epochs to train.
+      params: Parameters after the epoch.
+
+    Returns:
+      The counters of the next epoch, and the scores.
+    """
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+    diverged = counters.active & ((counters.bad_steps >= MOST_BAD_STEPS) | ~finite)
+    alive = counters.active & ~diverged
+    stopped = alive & (epoch >= last)
+    scores = Scores(_train_loss(counters), None, None, counters.active, diverged, None, stopped)
+    return _next_epoch(counters, alive & ~stopped), scores
+
+
+def _train_loss(counters: Counters) -> Array:
+    return counters.loss_sum / jnp.maximum(counters.weight_sum, jnp.finfo(counters.weight_sum.dtype).tiny)
+
+
+def _next_epoch(counters: Counters, active: Array) -> Counters:
     zero = jnp.zeros_like(counters.loss_sum)
-    return best, counters._replace(loss_sum=zero, weight_sum=zero, active=alive & ~stopped), scores
+    return counters._replace(loss_sum=zero, weight_sum=zero, active=active)

@@ -15,35 +15,44 @@ from jax.sharding import Mesh
 from ser_jax.training import mesh as meshes
 from ser_jax.training.functions import Functions
 from ser_jax.training.mesh import OWN, ROWS, SHARED, STEP_ROWS
-from ser_jax.training.step import Bucket, RunConstants, TrainState
+from ser_jax.training.step import Bucket, RunConstants, TrainState, updates_made
 
-CHUNK = 16  # steps whose batches are handed over together; a signal waits for that many
+CHUNK = 16  # steps whose batches are handed over together; a signal waits for that many, and for those in flight
 
 
 class Stepwise:
     """Programs of one step each.
 
     Attributes:
-      chunk: Training steps whose batches are handed over together.
+      chunk: Training steps whose batches are handed over together; 1 if steps are long.
       score_chunk: Batches that are scored by one program: 1.
       late: Epochs by which results may be fetched late: 0.
     """
 
-    chunk, score_chunk, late = CHUNK, 1, 0
+    score_chunk, late = 1, 0
 
-    def __init__(self, mesh: Mesh, buckets: Sequence[Bucket], functions: Functions):
-        """Takes what the programs are made of; nothing is compiled yet."""
+    def __init__(self, mesh: Mesh, buckets: Sequence[Bucket], functions: Functions, long_steps: bool = False):
+        """Takes what the programs are made of; nothing is compiled yet.
+
+        Args:
+          mesh: Mesh with the axes "run" and "data".
+          buckets: The data.
+          functions: Functions of one run.
+          long_steps: Whether to wait for every step, so that a signal finds one in flight and not sixteen.
+        """
         self.mesh, self.buckets = mesh, buckets
+        self.chunk, self._wait = (1, True) if long_steps else (CHUNK, False)
 
-        def gradient(bucket: Bucket, params: Any, counters: Any, number: Any, run: Any, rows: Any, mask: Any) -> Any:
-            return *functions.gradient(bucket, params, counters, run, rows[number], mask[number]), number + 1
+        def gradient(bucket, params, counters, number, run, rows, mask, updates):
+            return *functions.gradient(bucket, params, counters, run, rows[number], mask[number], updates), number + 1
 
-        gradients = meshes.over_runs(gradient, mesh, [SHARED, OWN, OWN, OWN, OWN, STEP_ROWS, STEP_ROWS])
+        gradients = meshes.over_runs(gradient, mesh, [SHARED, OWN, OWN, OWN, OWN, STEP_ROWS, STEP_ROWS, OWN])
         moments = meshes.over_runs(functions.moments, mesh, [OWN] * 4, drop=False)
 
         def step(bucket: Bucket, params: Any, rest: Any, run: RunConstants, rows: Any, mask: Any) -> Any:
             adam, counters, number = rest
-            found, counters, number = gradients(bucket, params, counters, number, run, rows, mask)
+            updates = updates_made(run, adam)
+            found, counters, number = gradients(bucket, params, counters, number, run, rows, mask, updates)
             return found.good, (moments(adam, found.gradient, found.norm, found.good), counters, number)
 
         self._gradient = jax.jit(step, donate_argnums=2)
@@ -88,6 +97,8 @@ class Stepwise:
                 good, rest = self._gradients[bucket](self.buckets[bucket], params, rest, run, *batches)
                 params = self._params(params, rest[0], good)
                 meshes.settle(self.mesh, params)
+                if self._wait:
+                    jax.block_until_ready(params)
             state = TrainState(params, rest[0], rest[1])
         return state
 

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import scipy.special
 import tiny
 
 from ser_jax import metrics
-from ser_jax.training import fit, model_files, scoring
+from ser_jax.training import feed, fit, model_files, scoring
 from ser_jax.training.interrupt import Interrupted
 
 STEPS = len(tiny.steps_of_an_epoch())
@@ -140,7 +141,7 @@ def test_metrics_are_complete(trained):
     groups = [["a", "b"], ["c", "d"]]
     expected = [(fold, 0, epoch) for group in groups for epoch in range(1, EPOCHS + 1) for fold in group]
     assert [(line["fold"], line["seed"], line["epoch"]) for line in lines] == expected
-    names = {"fold", "seed", "epoch", "loss", "validation_loss", "validation_ua", "validation_wa", "seconds"}
+    names = {"fold", "seed", "phase", "epoch", "loss", "validation_loss", "validation_ua", "validation_wa", "seconds"}
     assert {frozenset(line) for line in lines} == {frozenset(names)}
     for line in lines:
         assert 0 < line["loss"] < 3 and 0 < line["validation_loss"] < 5 and line["seconds"] > 0
@@ -173,6 +174,21 @@ def test_best_epoch_is_stored(trained):
     assert ties, "otherwise this says nothing about ties"
 
 
+def test_temperature_is_the_best_of_a_grid(trained):
+    """It makes the validation logits of the stored parameters likeliest, to the width of the grid."""
+    grid = np.geomspace(0.25, 20.0, 4001)
+    found = []
+    for run in tiny.runs():
+        model = model_files.read_model(trained / "models" / run.name)
+        numbers = run.fold.validation
+        logits = scoring.model_logits(tiny.programs(2, 2), tiny.dataset(), [model], [numbers], tiny.BATCH)[0]
+        truth = logits[np.arange(len(numbers)), tiny.protocol().targets[numbers]]
+        losses = [np.mean(scipy.special.logsumexp(logits / t, axis=1) - truth / t) for t in grid]
+        found.append(model.description["temperature"])
+        assert found[-1] == pytest.approx(grid[np.argmin(losses)], rel=2e-3)
+    assert len(set(found)) == 4 and any(0.3 < temperature < 10 for temperature in found)
+
+
 def test_finished_runs_are_not_trained_again(trained, monkeypatch):
     count = Interruption(tiny.programs(2, 2), monkeypatch)
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
@@ -191,9 +207,9 @@ def test_seeds_differ(tmp_path):
 def test_class_weights(tmp_path):
     """Fold a trains on c and d, with 8, 6, 6 and 4 of 24 utterances: 24/(4·8), 24/(4·6), 24/(4·4)."""
     programs = tiny.programs(2, 2)
-    balanced = tiny.trainer(tmp_path, programs, class_weights="balanced").constants(tiny.runs("a,b"))
+    balanced = tiny.trainer(tmp_path, programs, class_weights="balanced").feed.constants(tiny.runs("a,b"))
     assert balanced.class_weights.tolist() == [[0.75, 1.0, 1.0, 1.5]] * 2
-    equal = tiny.trainer(tmp_path, programs).constants(tiny.runs("a"))
+    equal = tiny.trainer(tmp_path, programs).feed.constants(tiny.runs("a"))
     assert equal.class_weights.tolist() == [[1.0] * 4] * 2
     expected = tiny.constants(tiny.runs("a")[0])
     assert tiny.bits(jax.tree.map(lambda leaf: leaf[1], equal)) == tiny.bits(expected), "the last run is repeated"
@@ -242,8 +258,15 @@ def test_patience(trained, tmp_path, monkeypatch):
     assert len(set(stopped[:2])) + len(set(stopped[2:])) > 2, "in some group one run must stop before the other"
 
 
-class Poisoned(fit.Trainer):
+class Poisoned(feed.Feed):
     """The first run of every group has statistics that make everything NaN."""
+
+    @classmethod
+    def trainer(cls, workdir: Path, programs: Any, **changes: Any) -> fit.Trainer:
+        made = tiny.trainer(workdir, programs, **changes)
+        options = {name: getattr(made.settings, name) for name in ("batch_size", "class_weights", "refit")}
+        made.feed = cls(tiny.protocol(), tiny.dataset(), programs, **options)
+        return made
 
     def constants(self, runs):
         found = super().constants(runs)
@@ -255,7 +278,7 @@ class Poisoned(fit.Trainer):
 def test_diverged_run_disturbs_nobody(chunk, beside_a_sound_one, request, tmp_path, caplog):
     """R18: it is marked, has no arrays and no scores, and the other run has the same bits as beside a sound one."""
     short = request.getfixturevalue(beside_a_sound_one)
-    trainer = Poisoned(tiny.protocol(), tiny.dataset(), tiny.programs(2, 2, chunk), tiny.settings(), tmp_path, {})
+    trainer = Poisoned.trainer(tmp_path, tiny.programs(2, 2, chunk))
     diverged, sound = tiny.runs("a,b")
     trainer.train([diverged, sound])
     assert [path.name for path in (tmp_path / "models" / diverged.name).iterdir()] == ["model.json"]
@@ -272,7 +295,7 @@ def test_group_in_which_every_run_diverges_ends_early(chunk, epochs, tmp_path, m
     """Where scores are read an epoch late, after one more epoch, in which nothing changes."""
     programs = tiny.programs(2, 2, chunk)
     count = Interruption(programs, monkeypatch)
-    Poisoned(tiny.protocol(), tiny.dataset(), programs, tiny.settings(), tmp_path, {}).train(tiny.runs("a"))
+    Poisoned.trainer(tmp_path, programs).train(tiny.runs("a"))
     assert count.trained == epochs * STEPS and history(tmp_path) == []
     assert outcome(tmp_path)["models/a-0/model.json"]["epochs"] == 1
 
@@ -301,9 +324,10 @@ def test_resumes_to_the_bit(short, tmp_path, monkeypatch, steps):
     assert outcome(tmp_path) == outcome(short)
 
 
-def score_batches() -> int:
-    """Batches that hold the validation part of any fold, in both buckets."""
-    counts = [[len(rows) for rows in tiny.dataset().rows(fold.validation)] for fold in tiny.protocol().folds]
+def score_batches(speakers: str = "abcd") -> int:
+    """Batches that hold all utterances of any of these speakers, in both buckets."""
+    parts = [np.flatnonzero(np.array(tiny.protocol().speakers) == speaker) for speaker in speakers]
+    counts = [[len(rows) for rows in tiny.dataset().rows(part)] for part in parts]
     return sum(-(-max(bucket) // tiny.BATCH) for bucket in zip(*counts, strict=True))
 
 
@@ -318,8 +342,9 @@ def test_resumes_when_interrupted_in_validation(short, tmp_path, monkeypatch, ep
     assert (trained, scored) == (epoch * STEPS, epoch)
     count = Interruption(tiny.programs(2, 2), monkeypatch)
     tiny.trainer(tmp_path, tiny.programs(2, 2)).train(tiny.runs("a,b,c"))
-    assert (trained + count.trained, scored + count.scored) == (2 * 3 * STEPS, 2 * 3)
-    assert batches + count.batches == 2 * 3 * score_batches()
+    assert (trained + count.trained, scored + count.scored) == (2 * 3 * STEPS, 2 * (3 + 1)), "once for the temperature"
+    temperatures = score_batches("bc") + score_batches("d")  # whom runs a, b and c validate on
+    assert batches + count.batches == 2 * 3 * score_batches() + temperatures
     assert outcome(tmp_path) == outcome(short)
 
 
@@ -474,7 +499,7 @@ def test_chunks_resume_when_interrupted_in_validation(chunked, tmp_path, monkeyp
     assert timeless(history(tmp_path)) == timeless(history(chunked))[: 2 * epoch]
     count = Interruption(programs, monkeypatch)
     tiny.trainer(tmp_path, programs).train(tiny.runs("a,b,c"))
-    assert (trained + count.trained, scored + count.scored) == (2 * 3 * STEPS, 2 * 3)
+    assert (trained + count.trained, scored + count.scored) == (2 * 3 * STEPS, 2 * (3 + 1))
     assert outcome(tmp_path) == outcome(chunked)
 
 

@@ -69,9 +69,9 @@ arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(data.buckets)) + hsf.nbytes
 runs = list_runs(protocol, seeds=4, first_seed=0, folds="")
 programs = machinery.make_programs(c, data, protocol, devices, len(runs))
 assert programs.size == 2
-settings = Settings(epochs=1, batch_size=32, class_weights="none", checkpoint_seconds=0)
+settings = Settings(epochs=1, batch_size=32, class_weights="none", refit="none", checkpoint_seconds=0)
 workdir = Path(sys.argv[1])
-Trainer(protocol, data, programs, settings, workdir, {}).train(runs)
+Trainer(protocol, data, programs, settings, workdir, {}, lambda logits, targets: 1.0).train(runs)
 models = (model_files.read_model(workdir / "models" / run.name) for run in runs)
 scoring.model_logits(programs, data, models, [run.fold.test for run in runs], 32)
 state = 4 * programs.size * programs.parameters * 4  # parameters, two moments, the best parameters; float32

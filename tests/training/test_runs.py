@@ -1,5 +1,6 @@
 """Runs: their order, the wanted folds, their folder names and their groups."""
 
+import dataclasses
 import urllib.parse
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from ser_jax.errors import UserError
 from ser_jax.protocols.protocol import Fold
 from ser_jax.training import runs as runs_
-from ser_jax.training.runs import Run
+from ser_jax.training.runs import CHOICE, GIVEN, Run
 
 
 def names(*, seeds=1, first_seed=0, folds=""):
@@ -44,6 +45,38 @@ def test_unknown_folds_are_named_with_those_there_are():
 def test_at_least_one_seed(seeds):
     with pytest.raises(UserError, match=f"protocol.seeds={seeds}; at least one"):
         names(seeds=seeds)
+
+
+def with_last():
+    """A protocol whose fold "last" takes its epochs from a."""
+    last = Fold("last", tiny.protocol().folds[0].parts.replace("v", "t"), epochs_from="a")
+    return dataclasses.replace(tiny.protocol(), folds=(*tiny.protocol().folds, last))
+
+
+@pytest.mark.parametrize(("folds", "remedy"), [("last", "a,last"), ("b, last", "a,b,last")])
+def test_a_fold_without_the_one_that_chooses_its_epochs(folds, remedy):
+    sentence = f"protocol.folds={folds}: fold last takes its number of epochs from fold a, .* protocol.folds={remedy}$"
+    with pytest.raises(UserError, match=sentence):
+        runs_.list_runs(with_last(), seeds=1, first_seed=0, folds=folds)
+    found = runs_.list_runs(with_last(), seeds=1, first_seed=0, folds=remedy)
+    assert [run.fold.name for run in found] == remedy.split(",")
+
+
+@pytest.mark.parametrize(("refit", "second"), [("none", ["last"]), ("train+validation", ["a", "b", "c", "d", "last"])])
+def test_folds_of_both_phases(refit, second):
+    protocol = with_last()
+    phases = runs_.folds_of_phases(protocol, refit)
+    assert list(phases[CHOICE].values()) == list(protocol.folds[:4])
+    assert list(phases[GIVEN]) == second
+    for fold in phases[GIVEN].values():
+        assert not len(fold.validation)
+        of_protocol = next(each for each in protocol.folds if each.name == fold.name)
+        assert sorted(fold.train) == sorted([*of_protocol.train, *of_protocol.validation])
+        assert fold.test.tolist() == of_protocol.test.tolist()
+
+
+def test_phase():
+    assert Run(Fold("a", ""), 0).phase == CHOICE and Run(Fold("a", ""), 0, 1).phase == GIVEN
 
 
 def name_of(fold, seed):

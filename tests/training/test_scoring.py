@@ -109,3 +109,11 @@ def test_softmax_against_scipy():
     logits = np.random.default_rng(0).normal(size=(50, 4)) * np.logspace(-3, 3.5, 50)[:, None]
     np.testing.assert_allclose(scoring.softmax(logits), scipy.special.softmax(logits, axis=-1), rtol=1e-11)
     assert np.all(np.isfinite(scoring.softmax(np.array([[1e300, -1e300]]))))
+    assert np.array_equal(scoring.softmax(logits, None), scoring.softmax(logits, 1.0))
+
+
+def test_temperature_by_hand():
+    """Odds of 9 to 1 become 3 to 1 at T = 2; no order changes."""
+    np.testing.assert_allclose(scoring.softmax(np.log([[9.0, 1.0]]), 2.0), [[0.75, 0.25]], rtol=1e-12)
+    logits = np.random.default_rng(0).normal(size=(50, 4))
+    assert np.array_equal(scoring.softmax(logits, 7.5).argsort(axis=1), logits.argsort(axis=1))

@@ -36,7 +36,7 @@ def counters_of(loss_sum=6.0, weight_sum=4.0, skipped=3, bad_steps=2, active=Tru
 
 def judge(
     logits, targets, mask=None, *, best=None, counters=None, epoch=1, patience=0
-) -> tuple[Best, Counters, Scores]:
+) -> tuple[Any, Any, Any]:  # Best, Counters, Scores
     logits = logits if isinstance(logits, tuple) else (np.array(logits, np.float32),)
     mask = np.ones(len(targets), bool) if mask is None else np.array(mask, bool)
     arguments = best or best_of(), counters or counters_of(), np.int32(epoch), NEW, logits
@@ -199,3 +199,39 @@ def test_a_run_that_has_ended_stays_as_it_is(logits):
     best, counters, scores = judge(logits, TARGETS, best=before, counters=ended, epoch=9, patience=2)
     assert tiny.bits((best, counters)) == tiny.bits((before, ended))
     assert not (scores.trained or scores.diverged or scores.better or scores.stopped)
+
+
+# --- A given number of epochs -----------------------------------------------------------------------------------------
+
+
+def close(epoch: int, last: int, counters: Counters, params: Any) -> tuple[Counters, Scores]:
+    return jax.device_get(jax.jit(selection.close)(counters, np.int32(epoch), np.int32(last), params))
+
+
+def test_a_given_number_of_epochs_by_hand():
+    """The train loss is 6/4; the run ends with its last epoch, not one earlier."""
+    for epoch, stopped in ((1, False), (2, False), (3, True), (4, True)):
+        counters, scores = close(epoch, 3, counters_of(), NEW)
+        assert (scores.train_loss, scores.loss, scores.confusion, scores.better) == (1.5, None, None, None)
+        assert scores.trained and not scores.diverged
+        assert (bool(scores.stopped), bool(counters.active)) == (stopped, not stopped)
+        assert tiny.bits(counters) == tiny.bits(counters_of(0.0, 0.0, active=not stopped))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_divergence(value):
+    counters, scores = close(3, 3, counters_of(), {"w": np.array([1.0, value], np.float32)})
+    assert scores.diverged and not scores.stopped and not counters.active
+
+
+def test_five_bad_steps_are_divergence_without_validation_too():
+    for bad_steps in (MOST_BAD_STEPS - 1, MOST_BAD_STEPS):
+        counters, scores = close(1, 3, counters_of(bad_steps=bad_steps), NEW)
+        assert bool(scores.diverged) == (not counters.active) == (bad_steps == MOST_BAD_STEPS)
+
+
+def test_a_run_that_has_reached_its_number_stays_as_it_is():
+    ended = counters_of(0.0, 0.0, bad_steps=MOST_BAD_STEPS, active=False)
+    counters, scores = close(5, 3, ended, {"w": np.array([np.nan], np.float32)})
+    assert tiny.bits(counters) == tiny.bits(ended)
+    assert not (scores.trained or scores.diverged or scores.stopped)

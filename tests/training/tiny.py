@@ -12,6 +12,7 @@ from ser_jax import config as configuration
 from ser_jax.arrays import dataset as datasets
 from ser_jax.arrays import plans
 from ser_jax.corpora.table import Utterance
+from ser_jax.evaluation import calibration
 from ser_jax.models import build
 from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.protocols import folds
@@ -107,12 +108,17 @@ train_step = jax.jit(functools.partial(steps.train_step, apply=apply, learning_r
 
 
 def new_programs(
-    size: int, devices: int, chunk: int = 0, patience: int = 0, learning_rate: float = LEARNING_RATE
+    size: int,
+    devices: int,
+    chunk: int = 0,
+    patience: int = 0,
+    learning_rate: float = LEARNING_RATE,
+    data: datasets.Dataset | None = None,
 ) -> Programs:
     """Programs of the tiny system; where many steps are one program its convolutions are unfolded, as in a real run."""
     made = Programs(
         model(unfold=chunk > 0),
-        dataset(),
+        data or dataset(),
         learning_rate=learning_rate,
         clip_norm=CLIP_NORM,
         patience=patience,
@@ -149,13 +155,16 @@ def constants(run: Run) -> steps.RunConstants:
 
 
 def settings(**changes: Any) -> Settings:
-    usual: dict[str, Any] = {"epochs": 3, "class_weights": "none", "checkpoint_seconds": 1e9}
+    usual: dict[str, Any] = {"epochs": 3, "class_weights": "none", "refit": "none", "checkpoint_seconds": 1e9}
     return Settings(batch_size=BATCH, **{**usual, **changes})
 
 
 def trainer(workdir: Path, group: Programs, **changes: Any) -> Trainer:
     workdir.mkdir(exist_ok=True)
-    return Trainer(protocol(), dataset(), group, settings(**changes), workdir, {"system": "plain_crnn"})
+    return Trainer(
+        *(protocol(), dataset(), group, settings(**changes), workdir, {"system": "plain_crnn"}),
+        calibration.fit_temperature,
+    )
 
 
 def bits(tree: Any) -> list[tuple[str, bytes]]:
