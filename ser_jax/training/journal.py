@@ -28,7 +28,7 @@ def make_line(run: Run, epoch: int, scores: selection.Scores, seconds: float) ->
         "epoch": epoch,
         "loss": float(scores.train_loss),
     }
-    if scores.loss is not None and scores.confusion is not None:
+    if scores.loss is not None:
         line |= {
             "validation_loss": float(scores.loss),
             "validation_ua": metrics.unweighted_accuracy(scores.confusion),

@@ -54,11 +54,11 @@ class Scores(NamedTuple):
     """
 
     train_loss: Array
-    loss: Array | None
-    confusion: Array | None
+    loss: Any
+    confusion: Any
     trained: Array
     diverged: Array
-    better: Array | None
+    better: Any
     stopped: Array
 
 
