@@ -1,17 +1,27 @@
-# make run: the demo; make test: every test. Both make the environment first.
+# make run: the demo; make test: every test; make fuzz: damaged recordings; make
+# reliability: that and every long test. Each makes the environment first.
 PYTHON ?= python3
 VENV ?= .venv
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 PINS := $(wildcard constraints/$(VERSION).txt)
 WORKERS ?= auto
 
-.PHONY: run test lint clean
+.PHONY: run test fuzz reliability lint clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/python -m ser_jax.main --config=configs/multi_crnn.py
 
 test: $(VENV)/installed lint
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+
+# Damaged recordings for some minutes; FUZZ="--seconds=600 --seed=7" sets the flags.
+FUZZ ?=
+fuzz: $(VENV)/installed
+	$(VENV)/bin/python tests/fuzz_audio.py $(FUZZ)
+
+# Kill storms of every system and 300 flipped bits of a checkpoint: about half an hour.
+reliability: $(VENV)/installed fuzz
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m long
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

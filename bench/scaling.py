@@ -33,7 +33,7 @@ EPOCHS, STEPS = 3, 8  # timed of each kind, after one that is not
 
 def main() -> None:
     """Runs every case and prints a table per sweep."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--system", default="plain_crnn")
     parser.add_argument("--measured", type=int, default=8_000, help="most utterances that are really trained")
     parser.add_argument("--json", default="", help="file for the result")

@@ -165,7 +165,7 @@ def write_corpus(config: Config, folder: Path, work: workload.Workload, dataset:
     if build.uses_hsf(config):
         hsf = (work.hsf - dataset.hsf_centre).astype(np.float32)
         hsf = standardise(Inputs(None, hsf=hsf), statistics, np).hsf
-    frames = [standardise(Inputs(None, values), statistics, np).frames for values in work.log_mel]
+    frames: list[Any] = [standardise(Inputs(None, values), statistics, np).frames for values in work.log_mel]
     lengths, weights = np.array([len(values) for values in frames]), np.ones(workload.CLASSES, np.float32)
     process.write_corpus(folder, frames, lengths, hsf, work.targets, weights, parity.initial_params(config))
 

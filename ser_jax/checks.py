@@ -2,16 +2,28 @@
 
 import math
 
-from ser_jax.config import Config
+from ser_jax.config import CRNN_SYSTEMS, Config
 from ser_jax.errors import UserError
 from ser_jax.models import build, end2end
 from ser_jax.protocols import folds
 
 _LEAST = {
-    **dict.fromkeys(("protocol.seeds", "training.epochs", "training.batch_size", "svm.iterations"), 1),
+    **dict.fromkeys(
+        ("protocol.seeds", "protocol.ensemble", "training.epochs", "training.batch_size", "svm.iterations"), 1
+    ),
     **dict.fromkeys(("model.filters", "model.lstm_units", "model.short_hop", "model.long_hop"), 1),
     **dict.fromkeys(("model.end2you_filters", "model.end2you_units", "model.end2you_layers"), 1),
-    **dict.fromkeys(("features.workers", "svm.workers", "training.devices", "training.group", "training.shapes"), 0),
+    **dict.fromkeys(
+        (
+            "features.workers",
+            "svm.workers",
+            "training.devices",
+            "training.group",
+            "training.shapes",
+            "training.patience",
+        ),
+        0,
+    ),
 }
 
 
@@ -22,6 +34,18 @@ def check(config: Config) -> None:
       UserError: Names the key, the value and what is possible.
     """
     t, m = config.training, config.model
+    choices = (
+        ("training.class_weights", t.class_weights, ("none", "balanced")),
+        ("training.refit", t.refit, (folds.NO_REFIT, folds.REFIT)),
+        ("training.precision", t.precision, ("float32", "tf32", "bf16")),
+        ("training.dispatch", t.dispatch, ("auto", "step", "chunk")),
+        ("model.form", m.form, ("fast", "literal")),
+        ("model.activation", m.activation, tuple(build.ACTIVATIONS)),
+        ("model.end2you_cell", m.end2you_cell, tuple(end2end.CELLS)),
+    )
+    for name, value, known in choices:
+        if value not in known:
+            raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
     if len(m.widths) != 2 or min(m.widths) < 1:
         raise UserError(f"model.widths={tuple(m.widths)}; it must be two widths of at least 1, such as (5,3)")
     if config.system != "svm":
@@ -35,22 +59,16 @@ def check(config: Config) -> None:
         section, _, name = key.partition(".")
         if not config[section][name] > 0:
             raise UserError(f"{key}={config[section][name]}; it must be above 0")
+    if t.learning_rate == math.inf:
+        raise UserError("training.learning_rate=inf; it must be finite, such as 1e-3")
+    if not 0 <= t.checkpoint_seconds < math.inf:
+        raise UserError(f"training.checkpoint_seconds={t.checkpoint_seconds}; it must be at least 0 and finite")
+    if not 1 <= t.preemption_exit_code <= 255:
+        raise UserError(f"training.preemption_exit_code={t.preemption_exit_code}; it must be from 1 to 255")
     if not config.svm.c or not all(0 < c < math.inf for c in config.svm.c):
         raise UserError(f"svm.c={tuple(config.svm.c)}; it must be one or more values above 0, such as (1e-5,1e-4)")
     _check_end2you(m)
-    choices = (
-        ("training.class_weights", t.class_weights, ("none", "balanced")),
-        ("training.refit", t.refit, (folds.NO_REFIT, folds.REFIT)),
-        ("training.precision", t.precision, ("float32", "tf32", "bf16")),
-        ("training.dispatch", t.dispatch, ("auto", "step", "chunk")),
-        ("model.form", m.form, ("fast", "literal")),
-        ("model.end2you_cell", m.end2you_cell, tuple(end2end.CELLS)),
-    )
-    for name, value, known in choices:
-        if value not in known:
-            raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
-    if config.system == "svm" and t.refit != folds.NO_REFIT:
-        raise UserError(f"training.refit={t.refit!r} is not made for system='svm'; choose training.refit=none")
+    _check_recipe(config)
 
 
 def _check_end2you(m: Config) -> None:
@@ -65,3 +83,21 @@ def _check_end2you(m: Config) -> None:
             raise UserError(f"model.end2you_{key}={size}; it must be a multiple of {pool}, its model.end2you_pools")
     if not 0 <= m.end2you_dropout < 1:
         raise UserError(f"model.end2you_dropout={m.end2you_dropout}; it must be at least 0 and below 1")
+
+
+def _check_recipe(config: Config) -> None:
+    """Refuses shares out of range, and augmentation where there is nothing to vary."""
+    for key in ("model.dropout", "model.hsf_dropout", "training.ema", "training.label_smoothing", "augment.speed"):
+        section, _, name = key.partition(".")
+        if not 0 <= config[section][name] < 1:
+            raise UserError(f"{key}={config[section][name]}; it must be at least 0 and below 1")
+    for key in ("training.weight_decay", *(f"augment.{name}" for name in config.augment)):
+        section, _, name = key.partition(".")
+        if not 0 <= config[section][name] < math.inf:
+            raise UserError(f"{key}={config[section][name]}; it must be at least 0 and finite")
+    varied = [f"augment.{name}={value}" for name, value in config.augment.items() if value]
+    of_frames = [text for text in varied if "hsf_noise" not in text]
+    if varied and config.system not in CRNN_SYSTEMS:
+        raise UserError(f"{varied[0]} is not for system={config.system!r}: only log-mel and functionals are varied")
+    if of_frames and config.model.form == "literal":
+        raise UserError(f"{of_frames[0]} needs model.form=fast: segments that are cut already are not varied")

@@ -1,5 +1,6 @@
 """What all entry points share: flags, plain log lines, and errors that end with one sentence and an exit code."""
 
+import contextlib
 import logging
 import os
 import re
@@ -11,7 +12,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from ser_jax.errors import EXIT_USER, Diverged, UserError
+from ser_jax.config import get_config
+from ser_jax.errors import EXIT_USER, NO_ROOM, Diverged, UserError
+from ser_jax.training.interrupt import Interrupted, farewell, leaving_on_sigterm
 
 _BAD_VALUES = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
 KEYS = "every key is listed in ser_jax/config.py"
@@ -31,8 +34,9 @@ def define_config() -> flags.FlagHolder:
 def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
     """Parses the command line, runs `main` and leaves with its exit code.
 
-    Errors that the user can mend end with one sentence on standard error and exit code 2, diverged training with 3;
-    anything else is a defect of this program and keeps its traceback.
+    Errors that the user can mend, a full disk among them, end with one sentence on standard error and exit code 2,
+    diverged training with 3, SIGTERM with `training.preemption_exit_code`; anything else is a defect of this program
+    and keeps its traceback. A reader that goes away (`| head`) ends the command as it ends others, without a word.
 
     Args:
       main: The command; reads its flags from the FlagHolders it defined.
@@ -42,12 +46,25 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
     def guarded(arguments: Sequence[str]) -> int:
         if len(arguments) > 1 and not positional:
             return _fail(f"unexpected argument {arguments[1]!r}; options start with --")
+        preempted = _preemption_exit_code()
         try:
-            return (main(list(arguments[1:])) if positional else main()) or 0
+            with leaving_on_sigterm(preempted):
+                code = (main(list(arguments[1:])) if positional else main()) or 0
+                sys.stdout.flush()
+                return code
         except (UserError, Diverged) as error:
             return _fail(str(error), error.exit_code)
+        except Interrupted as stop:
+            return _leave(farewell(stop.signal), preempted if stop.signal == signal.SIGTERM else 128 + stop.signal)
         except KeyboardInterrupt:
-            return _fail("interrupted", 128 + signal.SIGINT)
+            return _leave("interrupted", 128 + signal.SIGINT)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # What is left is flushed at exit.
+            return 128 + signal.SIGPIPE
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return _fail(_no_room(error))
 
     logging.getLogger("ser_jax").setLevel(logging.INFO)
     for library in ("jax", "matplotlib"):
@@ -102,6 +119,24 @@ def _file_message(name: str, reason: str) -> str:
     return f"--config={name} cannot be loaded: {' '.join(reason.split())}"
 
 
+def _preemption_exit_code() -> int:
+    """Returns the exit code after SIGTERM: that of the configuration, if the command has one."""
+    config = flags.FLAGS.config if "config" in flags.FLAGS else get_config()
+    return config.training.preemption_exit_code
+
+
+def _no_room(error: OSError) -> str:
+    return (
+        f"{error.filename or 'a file'} cannot be written ({error.strerror}, errno {error.errno}): free space there and "
+        f"run the same command again; what is finished is kept"
+    )
+
+
 def _fail(sentence: str, code: int = EXIT_USER) -> int:
-    print(f"error: {sentence}" if code != 128 + signal.SIGINT else sentence, file=sys.stderr)
+    return _leave(f"error: {sentence}", code)
+
+
+def _leave(sentence: str, code: int) -> int:
+    with contextlib.suppress(OSError):  # Standard error may be closed as well.
+        print(sentence, file=sys.stderr)
     return code

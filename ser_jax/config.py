@@ -51,6 +51,7 @@ def get_config() -> Config:
     protocol.name = "auto"  # a named protocol; auto: the corpus's default
     protocol.seeds = 1  # how many trainings of every fold [D]
     protocol.seed = 0  # the first seed
+    protocol.ensemble = 1  # trainings of every seed; their mean probabilities are its prediction [D]
     protocol.folds = ""  # names of the folds to train, separated by commas; empty: all
 
     c.features = features = ml_collections.ConfigDict()
@@ -76,9 +77,12 @@ def get_config() -> Config:
     model.filters = 30  # filters of both convolutions [P]
     model.widths = (5, 3)  # widths of the convolutions: frames, pooled frames [P]
     model.lstm_units = 128  # units of the LSTM [P]
+    model.activation = "sigmoid"  # sigmoid | relu: of all dense layers [P]
+    model.dropout = 0.0  # share of the inputs of dense layers that training sets to 0 [D]
     model.plain_head = (128, 32)  # dense layers of Plain CRNN [P]
     model.hsf_crnn_dense = (128,)  # HSF-CRNN: dense layers after the CRNN [P]
     model.hsf_dense = (1024, 520, 128)  # HSF-CRNN: dense layers after the functionals [P]
+    model.hsf_dropout = 0.0  # HSF-CRNN: share of the functionals that training sets to 0 [D]
     model.hsf_head = (32,)  # HSF-CRNN: dense layers of the joint representation [P]
     model.multi_short_dense = (128, 128)  # Multi-CRNN: dense layers after the short CRNN [P]
     model.multi_head = (128,)  # Multi-CRNN: dense layers of the joint representation [P]
@@ -98,6 +102,9 @@ def get_config() -> Config:
     training.batch_size = 32  # utterances [D]
     training.learning_rate = 1e-3  # Adam [D]
     training.clip_norm = 1.0  # global norm of the gradient [D]
+    training.weight_decay = 0.0  # AdamW: share of a kernel that a step takes off, in units of the learning rate [D]
+    training.ema = 0.0  # decay of a running average of the parameters, which then is the model; 0: none [D]
+    training.label_smoothing = 0.0  # share of the truth that is spread over all classes [D]
     training.class_weights = "none"  # none | balanced: weight of a class = utterances / (classes · its utterances) [D]
     training.patience = 0  # epochs without a better validation UA before a run stops; 0: never [D]
     training.refit = "none"  # none | train+validation: with the epoch chosen, train anew for as many on both parts [D]
@@ -110,7 +117,16 @@ def get_config() -> Config:
     training.compilation_cache = True  # keep compiled programs in the cache folder
     training.preemption_exit_code = 42  # exit code after SIGTERM and a saved checkpoint
 
-    c.svm = svm = ml_collections.ConfigDict()  # the baseline; of `training` it heeds class_weights only
+    c.augment = augment = ml_collections.ConfigDict()  # how training varies its batches; scoring never does [D]
+    augment.speed = 0.0  # largest change of speed, pitch and tempo together: 0.1 is 0.9 to 1.1
+    augment.gain_db = 0.0  # dB, largest change of loudness
+    augment.time_masks = 0  # masks over time (SpecAugment)
+    augment.time_mask_frames = 0  # frames, the longest of them
+    augment.band_masks = 0  # masks over log-mel bands
+    augment.band_mask_bands = 0  # bands, the widest of them
+    augment.hsf_noise = 0.0  # standard deviations of Gaussian noise on the functionals
+
+    c.svm = svm = ml_collections.ConfigDict()  # the baseline; of `training` it heeds class_weights and refit
     svm.c = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # C, the cost of errors; the best on the validation part is kept [D]
     svm.tolerance = 1e-4  # spread of the projected gradient at which a fit has converged; scikit-learn's default [D]
     svm.iterations = 10_000  # passes over the training part after which a fit ends unconverged [D]
@@ -125,7 +141,7 @@ def from_json(values: Mapping[str, Any]) -> Config:
       values: The parsed file.
 
     Raises:
-      UserError: If its keys are not those of this version.
+      UserError: If its keys are not those of this version, or a value is of another type.
     """
     config = get_config()
     _fill(config, values, "")
@@ -138,7 +154,17 @@ def _fill(config: Config, values: Mapping[str, Any], prefix: str) -> None:
         names = ", ".join(prefix + name for name in different)
         raise UserError(f"the run was made by a version with other configuration keys ({names}); train it again")
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            _fill(config[name], value, f"{prefix}{name}.")
-        else:
+        default = config[name]
+        if isinstance(default, ml_collections.ConfigDict) and isinstance(value, Mapping):
+            _fill(default, value, f"{prefix}{name}.")
+        elif _fits(value, default):
             config[name] = tuple(value) if isinstance(value, list) else value
+        else:
+            raise UserError(f"the run's configuration is damaged ({prefix}{name}={value!r:.40}); train it again")
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Returns whether a value from JSON has the type of the default."""
+    if isinstance(default, tuple):
+        return isinstance(value, list) and all(_fits(item, next(iter(default), "")) for item in value)
+    return type(value) is type(default) or isinstance(default, float) and type(value) is int

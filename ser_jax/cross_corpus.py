@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_jax import checks, experiment, run_directory, systems
+from ser_jax import checks, experiment, reading, run_directory, systems
 from ser_jax.config import Config
 from ser_jax.corpora.table import Corpus
 from ser_jax.errors import UserError
@@ -85,7 +85,7 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
     if not trained:
         raise UserError(f"{workdir} holds no trained model; run the training command again to finish it")
     classes = next(iter(trained.values()))["classes"]
-    corpus = relabel(experiment.read(asked, output / "rejected.csv"), labels, classes)
+    corpus = relabel(reading.read(asked, output / "rejected.csv"), labels, classes)
     features = experiment.extract_features(own, corpus, output)
     seconds = {"features": time.monotonic() - begin}
     protocol = _protocol(corpus, features.utterances, classes)
@@ -109,10 +109,10 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
         protocol=protocol.name,
         protocol_sha256=protocol.sha256,
         classes=classes,
+        probabilities=f"{system.probabilities}; mean over {len(trained)} models",
         runs=[{"fold": ENSEMBLE, "seed": 0, "best_epoch": None, "status": "done"}],
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
-    results["probabilities"] = f"{system.probabilities}; mean over {len(trained)} models"
     run_directory.write_results(output, results)
     return results
 

@@ -1,7 +1,11 @@
-"""The two ways in which a command ends badly, and the exit codes that go with them."""
+"""The ways in which a command ends badly, and the exit codes that go with them (0: done)."""
+
+import errno
 
 EXIT_USER = 2
 EXIT_DIVERGED = 3
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write says that finds no space
 
 
 class UserError(Exception):

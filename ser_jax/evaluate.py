@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 def main() -> int:
     """Scores and prints the result; without --config.corpus.name of another corpus it remakes the run's own results."""
-    from ser_jax import cross_corpus, experiment, run_directory
+    from ser_jax import cross_corpus, experiment, reading, run_directory
     from ser_jax.evaluation.console import summary_lines
 
     if not MODEL.value:
@@ -31,7 +31,7 @@ def main() -> int:
     if "config.corpus.name" not in flags.FLAGS or not flags.FLAGS["config.corpus.name"].present:
         with own.unlocked():
             own.corpus.root = asked.corpus.root or own.corpus.root
-        results = experiment.evaluate_again(own, experiment.read(own, workdir / "rejected.csv"), workdir)
+        results = experiment.evaluate_again(own, reading.read(own, workdir / "rejected.csv"), workdir)
         print(summary_lines(results, workdir / "report.html"))
         return 0
     output = Path(OUTPUT.value) if OUTPUT.value else workdir / asked.corpus.name

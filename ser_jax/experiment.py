@@ -1,5 +1,6 @@
 """The whole way from recordings to a report, for one configuration: what main and evaluate call."""
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -7,15 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_jax import cache, checks, machinery, run_directory, systems
+import numpy as np
+
+from ser_jax import cache, checks, ensembles, machinery, reading, run_directory, systems
 from ser_jax.config import Config
-from ser_jax.corpora.listing import Unusable
-from ser_jax.corpora.registry import read_corpus
 from ser_jax.corpora.table import Corpus, Rejection
 from ser_jax.errors import Diverged, UserError
 from ser_jax.evaluation import predictions as prediction_table
 from ser_jax.evaluation import submission
-from ser_jax.evaluation.rejected import write_rejected
 from ser_jax.evaluation.results import DIVERGED, summarise
 from ser_jax.features.extract import Features, extract
 from ser_jax.protocols import registry
@@ -41,20 +41,6 @@ class Material:
     features: Features
 
 
-def read(config: Config, rejected: Path) -> Corpus:
-    """Reads the corpus table; what cannot be used is listed in the file `rejected` before an error."""
-    c = config.corpus
-    try:
-        return read_corpus(c.name, c.root, manifest=c.manifest, allow_missing=c.allow_missing)
-    except Unusable as error:
-        try:
-            rejected.parent.mkdir(parents=True, exist_ok=True)
-            write_rejected(rejected, error.rejected)
-        except OSError as failure:
-            raise UserError(f"{error}; {rejected} cannot be written either: {failure.strerror}") from None
-        raise
-
-
 def default_workdir(config: Config, protocol: str, config_file: str) -> Path:
     """Returns `runs/<protocol>-<config file stem>`."""
     return Path("runs") / f"{protocol}-{Path(config_file).stem if config_file else config.system}"
@@ -77,6 +63,7 @@ def extract_features(config: Config, corpus: Corpus, folder: Path) -> Features:
     features = extract(
         corpus,
         machinery.logmel_settings(config),
+        log_mel=systems.uses_log_mel(config),
         hsf=systems.uses_hsf(config),
         waves=systems.uses_wave(config),
         store_root=Path(f.store).expanduser() if f.store else cache.cache_folder() / "features",
@@ -146,9 +133,10 @@ def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, A
             f"{len(missing)} of {len(shop.runs)} runs of {workdir} are not finished ({', '.join(missing[:5])}): "
             f"run the training command again"
         )
-    before = run_directory.finished_results(workdir)
-    if before:  # Training, not this command, is what the wall times are about.
-        shop.seconds.update({name: before["seconds"][name] for name in ("features", "compile")})
+    with contextlib.suppress(UserError):  # Damaged results are what this command is to mend.
+        before = run_directory.finished_results(workdir)
+        if before:  # Training, not this command, is what the wall times are about.
+            shop.seconds.update({name: before["seconds"][name] for name in ("features", "compile")})
     return score(config, shop, workdir)
 
 
@@ -160,7 +148,7 @@ def set_up(config: Config, corpus: Corpus, workdir: Path, *, training: bool) -> 
     material = prepare(config, corpus, workdir)
     seconds = {"features": time.monotonic() - begin}
     protocol, p = material.protocol, config.protocol
-    runs = list_runs(protocol, seeds=p.seeds, first_seed=p.seed, folds=p.folds)
+    runs = list_runs(protocol, seeds=p.seeds * p.ensemble, first_seed=p.seed, folds=p.folds)
     run_directory.record_protocol(workdir, protocol)
     log.info(
         "%s: %d utterances, %.0f s of speech, %d runs (fold x seed) of %s",
@@ -184,17 +172,23 @@ def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
     descriptions = {run: found for run, found in read.items() if found}
     # A final model has no test part.
     usable = [run for run, found in descriptions.items() if found["status"] != DIVERGED and len(run.fold.test)]
-    tests = [run.fold.test for run in usable]
-    scores = shop.system.scores([workdir / "models" / run.name for run in usable], tests)
+    scores = shop.system.scores([workdir / "models" / run.name for run in usable], [run.fold.test for run in usable])
+    probabilities = {
+        run: scoring.softmax(values, descriptions[run]["temperature"])
+        for run, values in zip(usable, scores, strict=True)
+    }
     rows = []
-    for run, test, values in zip(usable, tests, scores, strict=True):
-        rows += prediction_table.from_probabilities(
-            [shop.material.features.utterances[number] for number in test],
-            scoring.softmax(values, descriptions[run]["temperature"]),
-            classes=protocol.classes,
-            fold=run.fold.name,
-            seed=run.seed,
-        )
+    members = ensembles.members(shop.runs, config.protocol.ensemble)
+    for run, voters in members.items():
+        votes = [probabilities[voter] for voter in voters if voter in probabilities]
+        if votes:
+            rows += prediction_table.from_probabilities(
+                [shop.material.features.utterances[number] for number in run.fold.test],
+                np.mean(votes, axis=0),
+                classes=protocol.classes,
+                fold=run.fold.name,
+                seed=run.seed,
+            )
     prediction_table.write_predictions(workdir / "predictions.csv", rows, protocol.classes)
     withheld = [row for row in rows if not row.label]
     if withheld and protocol.corpus == "emotass":
@@ -213,14 +207,11 @@ def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
         protocol=protocol.name,
         protocol_sha256=protocol.sha256,
         classes=protocol.classes,
+        probabilities=ensembles.describe(shop.system.probabilities, config.protocol.ensemble),
         pooled_folds=protocol.pooled_folds({run.fold.name for run in shop.runs}),
-        runs=[
-            {name: found[name] for name in ("fold", "seed", "best_epoch", "status", "temperature")}
-            for found in descriptions.values()
-        ],
+        runs=ensembles.outcomes(members, descriptions),
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
-    results["probabilities"] = shop.system.probabilities
     run_directory.write_results(workdir, results)
     from ser_jax.evaluation.report import write_report  # Loads matplotlib, for which training should not wait.
 
@@ -239,7 +230,6 @@ def check_diverged(results: dict[str, Any]) -> None:
 
 
 def _report_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_rejected(path, rejected)
+    reading.list_rejected(path, rejected)
     if rejected:
         log.warning("note: %d recordings cannot be used, see %s", len(rejected), path)

@@ -11,11 +11,13 @@ from ser_jax.arrays import plans
 from ser_jax.arrays.dataset import Dataset, build_dataset, build_wave_dataset
 from ser_jax.config import Config
 from ser_jax.features.extract import Features
-from ser_jax.features.logmel import LogMelSettings, silence
+from ser_jax.features.logmel import LogMelSettings, mel, silence
 from ser_jax.models import build
 from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.training import capacity, memory, mesh
+from ser_jax.training.augmentation import Augmentation
+from ser_jax.training.functions import Recipe
 from ser_jax.training.programs import Programs, use_compilation_cache
 
 # Every shape takes seconds to compile, once; on IEMOCAP 12 instead of 6 save an eighth of all frames.
@@ -86,9 +88,7 @@ def make_programs(
     return Programs(
         model,
         dataset,
-        learning_rate=t.learning_rate,
-        clip_norm=t.clip_norm,
-        patience=t.patience,
+        make_recipe(config),
         classes=len(protocol.classes),
         batch_size=t.batch_size,
         devices=devices,
@@ -96,8 +96,25 @@ def make_programs(
         chunk=0 if by_step else plans.even_chunk(steps, MOST_STEPS),
         training=training,
         split_rows=not cpu or t.devices > 0,  # Measured: on a CPU one device with all threads is as fast as two.
-        dropout=build.uses_dropout(config),
         long_steps=build.uses_wave(config),
+    )
+
+
+def make_recipe(config: Config) -> Recipe:
+    """Returns how the configuration trains."""
+    t, f = config.training, config.features
+    augmentation = Augmentation(
+        **config.augment, silence=silence(logmel_settings(config)), mel_range=(mel(f.low_hz), mel(f.high_hz))
+    )
+    return Recipe(
+        learning_rate=t.learning_rate,
+        clip_norm=t.clip_norm,
+        patience=t.patience,
+        weight_decay=t.weight_decay,
+        ema=t.ema,
+        label_smoothing=t.label_smoothing,
+        augmentation=augmentation if augmentation.draws else None,
+        dropout=build.uses_dropout(config),
     )
 
 

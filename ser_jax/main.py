@@ -1,7 +1,5 @@
 """Trains and evaluates every run of a protocol: `python -m ser_jax.main --config=configs/multi_crnn.py`."""
 
-import signal
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -17,24 +15,19 @@ if __name__ == "__main__":
 def main() -> int:
     """Trains what is not trained yet, writes results and report, and prints the result."""
     # Imported here: worker processes import this module again, and must not load jax.
-    from ser_jax import checks, experiment, run_directory
+    from ser_jax import checks, experiment, reading, run_directory
     from ser_jax.evaluation.console import summary_lines
-    from ser_jax.training.interrupt import Interrupted
 
     config = CONFIG.value
     checks.check(config)
-    corpus = experiment.read(config, Path(WORKDIR.value or "runs") / "rejected.csv")
+    corpus = reading.read(config, Path(WORKDIR.value or "runs") / "rejected.csv")
     name = corpus.protocol if config.protocol.name == "auto" else config.protocol.name
     config_file = config_flags.get_config_filename(flags.FLAGS["config"]) if flags.FLAGS["config"].present else ""
     workdir = Path(WORKDIR.value) if WORKDIR.value else experiment.default_workdir(config, name, config_file)
     run_directory.open_directory(workdir, config)
     results = run_directory.finished_results(workdir)
     if results is None:
-        try:
-            results = experiment.train_and_evaluate(config, corpus, workdir)
-        except Interrupted as stop:
-            print(f"stopped by {stop}; run the same command again to go on from here", file=sys.stderr)
-            return 128 + stop.signal if stop.signal == signal.SIGINT else config.training.preemption_exit_code
+        results = experiment.train_and_evaluate(config, corpus, workdir)
     print(summary_lines(results, workdir / "report.html"))
     experiment.check_diverged(results)
     return 0

@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-from ser_jax import atomic
+from ser_jax import atomic, reading
 from ser_jax.config import Config
-from ser_jax.corpora.listing import Unusable
-from ser_jax.corpora.registry import read_corpus
-from ser_jax.corpora.table import Corpus
 from ser_jax.errors import UserError
-from ser_jax.evaluation.rejected import write_rejected
 from ser_jax.protocols import registry
 from ser_jax.protocols.describe import describe
 from ser_jax.protocols.protocol import Protocol
@@ -27,13 +23,14 @@ def make_page(config: Config, rejected: Path) -> tuple[Protocol, str]:
     Raises:
       UserError: If the corpus or the protocol cannot be used; missing recordings are all listed in `rejected`.
     """
-    corpus = _read(config, rejected)
+    corpus = reading.read(config, rejected)
     name, spec = registry.find_spec(config.protocol.name, corpus)
     chosen = registry.select(spec, corpus)
     protocol, warnings = registry.build_protocol(name, spec, chosen, chosen.utterances, refit=config.training.refit)
     counts = registry.compare_counts(spec.counts, chosen.utterances)
     notes = [*corpus.warnings, *warnings]
     if corpus.rejected:
+        reading.list_rejected(rejected, corpus.rejected)
         notes.append(f"{len(corpus.rejected)} rows cannot be used, all listed in {rejected}")
     return protocol, describe(protocol, root=str(corpus.root), counts=counts, notes=notes)
 
@@ -49,25 +46,3 @@ def write(path: Path, protocol: Protocol) -> None:
         atomic.write_json(path, protocol.to_json(), indent=None)
     except OSError as error:
         raise UserError(f"--output={path} cannot be written: {error.strerror}") from None
-
-
-def _read(config: Config, rejected: Path) -> Corpus:
-    c = config.corpus
-    try:
-        corpus = read_corpus(c.name, c.root, manifest=c.manifest, allow_missing=c.allow_missing)
-    except Unusable as error:
-        if error.rejected:
-            _write(rejected, error.rejected)
-            raise UserError(f"{error}; all {len(error.rejected)} are listed in {rejected}") from None
-        raise
-    if corpus.rejected:
-        _write(rejected, corpus.rejected)
-    return corpus
-
-
-def _write(path: Path, rows: tuple) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_rejected(path, rows)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -6,9 +6,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ser_jax import __version__, atomic
+from ser_jax import __version__, atomic, strict_json
 from ser_jax.config import NEUTRAL_KEYS, Config, from_json
 from ser_jax.errors import UserError
+from ser_jax.evaluation import finished
 from ser_jax.protocols.protocol import Protocol
 
 PACKAGES = (
@@ -56,10 +57,11 @@ def record_protocol(workdir: Path, protocol: Protocol) -> None:
     path = workdir / "protocol.json"
     if path.is_file():
         before = _read(path)
-        if before["sha256"] != protocol.sha256:
+        if before.get("sha256") != protocol.sha256:
             raise UserError(
-                f"{workdir} was begun with the protocol {before['name']} {before['sha256'][:12]}…, the recordings now "
-                f"give {protocol.name} {protocol.sha256[:12]}…: choose another --workdir or delete the folder"
+                f"{workdir} was begun with the protocol {before.get('name')} {str(before.get('sha256'))[:12]}…, the "
+                f"recordings now give {protocol.name} {protocol.sha256[:12]}…: "
+                f"choose another --workdir or delete the folder"
             )
     atomic.write_json(path, protocol.to_json(), indent=None)
 
@@ -76,16 +78,20 @@ def record_versions(workdir: Path, devices: str) -> None:
 
 
 def finished_results(workdir: Path) -> dict[str, Any] | None:
-    """Returns the results of a finished run, or None."""
-    path = workdir / "results.json"
-    return _read(path) if path.is_file() else None
+    """Returns the results of a finished run, or None.
+
+    Raises:
+      UserError: If they are damaged or of a version with other results.
+    """
+    return finished.read_results(workdir) if (workdir / "results.json").is_file() else None
 
 
 def read_config(workdir: Path) -> Config:
     """Returns the configuration that a run directory was made with.
 
     Raises:
-      UserError: If the folder is not a run directory or was made by a version with other keys.
+      UserError: If the folder is not a run directory, its configuration is damaged or was made by a version with other
+        keys.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -99,10 +105,7 @@ def write_results(workdir: Path, results: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): choose another --workdir or delete the folder") from None
+    return strict_json.read(path, remedy="choose another --workdir or delete the folder")
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -11,10 +11,11 @@ import numpy as np
 from ser_jax import machinery
 from ser_jax.baselines import svm
 from ser_jax.baselines.svm_runs import SVM
-from ser_jax.config import Config
+from ser_jax.config import CRNN_SYSTEMS, Config
 from ser_jax.features.extract import Features
 from ser_jax.models import build
 from ser_jax.neural import Neural
+from ser_jax.protocols import folds
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.training.runs import Run
 
@@ -63,6 +64,11 @@ class System(typing.Protocol):
         ...
 
 
+def uses_log_mel(config: Config) -> bool:
+    """Returns whether the system reads log-mel frames."""
+    return config.system in CRNN_SYSTEMS
+
+
 def uses_hsf(config: Config) -> bool:
     """Returns whether the system reads openSMILE functionals."""
     return config.system == "svm" or build.uses_hsf(config)
@@ -96,7 +102,7 @@ def start(config: Config, *, training: bool) -> Callable[[Protocol, Features, in
 def _svm(config: Config, protocol: Protocol, features: Features, runs: int) -> SVM:
     del runs
     assert features.hsf is not None
-    features.log_mel.clear()  # extracted for whoever asks next; not read
     c = config.svm
-    settings = svm.Settings(tuple(sorted(set(c.c))), config.training.class_weights, c.tolerance, c.iterations)
+    t, costs = config.training, tuple(sorted(set(c.c)))
+    settings = svm.Settings(costs, t.class_weights, c.tolerance, c.iterations, refit=t.refit != folds.NO_REFIT)
     return SVM(protocol, features.hsf, settings, c.workers)

@@ -59,6 +59,8 @@ class Started:
 
     def __init__(self, *arguments: str, module: str = "ser_jax.main"):
         self._folder = tempfile.TemporaryDirectory()
+        for stream in "12":  # It may be killed before it writes anything.
+            (Path(self._folder.name) / stream).touch()
         self._process = FORKS.Process(target=_perform, args=(module, arguments, self._folder.name))
         self._process.start()
 
@@ -69,6 +71,10 @@ class Started:
     @property
     def running(self) -> bool:
         return self._process.is_alive()
+
+    def ends_within(self, seconds: float) -> bool:
+        self._process.join(seconds)
+        return not self.running
 
     def wait(self) -> Ended:
         self._process.join(SLOW)

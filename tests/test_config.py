@@ -39,8 +39,42 @@ def test_missing_keys_are_named():
     del values["features"]["fft"], values["features"]["bands"]
     with pytest.raises(UserError, match=r"\(features\.bands, features\.fft\)"):
         config.from_json(values)
-    with pytest.raises(UserError, match=r"\(corpus, features, model, protocol, svm, system, training\)"):
+    with pytest.raises(UserError, match=r"\(augment, corpus, features, model, protocol, svm, system, training\)"):
         config.from_json({})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("training", "epochs", "many"),
+        ("training", "epochs", 2.5),
+        ("training", "epochs", None),
+        ("training", "epochs", True),
+        ("training", "epochs", [1]),
+        ("training", "epochs", {"a": 1}),
+        ("training", "learning_rate", "1e-3"),
+        ("training", "compilation_cache", 1),
+        ("corpus", "name", 3),
+        ("model", "widths", 5),
+        ("model", "widths", ["a", "b"]),
+        ("model", "widths", [[5], 3]),
+        ("", "training", 3),
+        ("", "system", {"a": 1}),
+    ],
+)
+def test_a_value_of_another_type_is_named(section, name, value):
+    values = stored(config.get_config())
+    (values[section] if section else values)[name] = value
+    full = f"{section}.{name}" if section else name
+    with pytest.raises(UserError) as refused:
+        config.from_json(values)
+    assert str(refused.value) == f"the run's configuration is damaged ({full}={value!r}); train it again"
+
+
+def test_a_whole_number_may_stand_for_a_float():
+    values = stored(config.get_config())
+    values["training"]["clip_norm"] = 2
+    assert config.from_json(values).training.clip_norm == 2.0
 
 
 def test_it_is_locked_and_keeps_types():

@@ -11,7 +11,7 @@ from commands import SPEAKERS, Ended, command, probabilities, read_json, read_ta
 
 from ser_jax import cross_corpus
 from ser_jax.errors import UserError
-from ser_jax.training import scoring
+from ser_jax.training import scoring, seal
 
 
 def evaluate(*arguments: str) -> Ended:
@@ -111,7 +111,7 @@ def test_every_model_of_the_ensemble_has_its_temperature(run, copy, emodb, tmp_p
     found = []
     for factor in (1, 4):
         model = read_json(path)
-        path.write_text(json.dumps({**model, "temperature": factor * model["temperature"]}))
+        path.write_text(json.dumps(seal.sealed({**model, "temperature": factor * model["temperature"]})))
         output = tmp_path / f"scores-{factor}"
         ended = evaluate(f"--model={copy}", *emodb, "--labels=happy=-,neutral=-", f"--output={output}")
         assert ended.code == 0, ended.err

@@ -33,9 +33,11 @@ def made(monkeypatch) -> Any:
         c.system = system
         c.training.update(changes)
         devices: Any = [SimpleNamespace(platform=platform)] * there
-        return machinery.make_programs(c, DATASET, PROTOCOL, devices, runs, training=training)  # type: ignore
+        return machinery.make_programs(c, DATASET, PROTOCOL, devices, runs, training=training)
 
-    monkeypatch.setattr(machinery, "Programs", lambda model, dataset, **arguments: (model, arguments))
+    monkeypatch.setattr(
+        machinery, "Programs", lambda model, dataset, recipe, **arguments: (model, arguments | {"draws": recipe.draws})
+    )
     monkeypatch.setattr(machinery.build, "count_parameters", lambda model, inputs: 7)
     for name, value in {"memory_limit": 100, "data_bytes": 10, "run_bytes": 80 // FIT}.items():
         monkeypatch.setattr(machinery.capacity, name, lambda *_, value=value: value)
@@ -115,7 +117,7 @@ def test_devices_that_are_left_over_split_rows(platform, devices, split, made):
 @pytest.mark.parametrize(("system", "expected"), [("multi_crnn", (False, False)), ("end2you", (True, True))])
 def test_only_the_system_on_waves_draws_and_takes_long_steps(system, expected, made):
     arguments = made(system=system)[1]
-    assert (arguments["dropout"], arguments["long_steps"]) == expected
+    assert (arguments["draws"], arguments["long_steps"]) == expected
 
 
 def test_no_dropout_draws_nothing():

@@ -37,8 +37,8 @@ from commands import (
 
 @pytest.fixture(scope="session")
 def emodb(tmp_path_factory) -> tuple[str, str]:
-    """Arguments for a small EMO-DB: four speakers, each with two utterances of every class."""
-    root = releases.write_emodb(tmp_path_factory.mktemp("emodb"), releases.emodb_names(SPEAKERS), seconds=0.5)
+    """Arguments for a small EMO-DB: four speakers, each with two utterances of every class; no other test has them."""
+    root = releases.write_emodb(tmp_path_factory.mktemp("emodb"), releases.emodb_names(SPEAKERS), seconds=0.52)
     return "--config.corpus.name=emodb", f"--config.corpus.root={root}"
 
 

@@ -9,7 +9,7 @@ import pytest
 import releases
 from commands import TINY, command, probabilities, read_json, read_table, train
 
-from ser_jax.training import scoring
+from ser_jax.training import scoring, seal
 
 SEEDS = "--config.protocol.seeds=2"
 
@@ -93,7 +93,7 @@ def test_probabilities_are_made_with_the_temperature(official, tmp_path):
     copy = Path(shutil.copytree(official, tmp_path / "copy"))
     path = copy / "models/devel-0/model.json"
     model = read_json(path)
-    path.write_text(json.dumps({**model, "temperature": 3 * model["temperature"]}))
+    path.write_text(json.dumps(seal.sealed({**model, "temperature": 3 * model["temperature"]})))
     ended = command(f"--model={copy}", module="ser_jax.evaluate")
     assert ended.code == 0, ended.err
     assert read_json(copy / "results.json")["calibration"]["temperature"][0] == 3 * model["temperature"]
@@ -107,7 +107,8 @@ def test_probabilities_are_made_with_the_temperature(official, tmp_path):
     assert not np.allclose(after, before, atol=1e-6)
 
 
-def test_the_svm_has_no_refit(emotass, tmp_path):
+def test_the_svm_refits_as_the_others_do(emotass, tmp_path):
     refit = "--config.training.refit=train+validation"
-    sentence = command(*emotass, refit, "--config.system=svm", f"--workdir={tmp_path}").refusal
-    assert "training.refit='train+validation' is not made for system='svm'" in sentence
+    ended = command(*emotass, refit, "--config.system=svm", f"--workdir={tmp_path}")
+    assert ended.code == 0, ended.err
+    assert "trained again on training and validation part" in read_json(tmp_path / "protocol.json")["refit"]

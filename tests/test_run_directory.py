@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+import scored
 
 from ser_jax import __version__, config, run_directory
 from ser_jax.errors import UserError
@@ -99,14 +100,22 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schema": 1'])
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 1', "[]", '{"schema": 1, "schema": 1}', '{"schema": NaN}'])
 @pytest.mark.parametrize("name", ["config.json", "protocol.json", "results.json"])
 def test_a_damaged_file_is_named(name, text, begun):
     (begun / name).write_text(text)
-    with pytest.raises(UserError, match=rf"{name} is damaged .*: choose another --workdir or delete the folder"):
+    remedy = "scores the run anew" if name == "results.json" else "choose another --workdir or delete the folder"
+    with pytest.raises(UserError, match=rf"{name} is damaged .*: .*{remedy}"):
         run_directory.open_directory(begun, config.get_config())
         run_directory.record_protocol(begun, protocol())
         run_directory.finished_results(begun)
+
+
+@pytest.mark.parametrize("stored", [{}, {"name": 3, "sha256": None}, {"sha256": ["a"]}])
+def test_a_protocol_without_its_digest_is_another_one(stored, begun):
+    (begun / "protocol.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=f"the recordings now give tiny {protocol().sha256[:12]}"):
+        run_directory.record_protocol(begun, protocol())
 
 
 def test_another_protocol_is_refused_with_both_digests(begun):
@@ -136,8 +145,15 @@ def test_a_package_that_is_absent_is_said_to_be(begun, monkeypatch):
 
 def test_results_are_there_once_written(begun):
     assert run_directory.finished_results(begun) is None
-    run_directory.write_results(begun, {"schema": 1})
-    assert run_directory.finished_results(begun) == {"schema": 1}
+    results = scored.summarise(scored.make_rows(0)) | {"predictions_sha256": "", "probabilities": "softmax"}
+    run_directory.write_results(begun, results)
+    assert run_directory.finished_results(begun) == json.loads(json.dumps(results))
+
+
+def test_results_of_another_version_are_no_results(begun):
+    run_directory.write_results(begun, {"schema": 1, "ua": {}})
+    with pytest.raises(UserError, match=r"results\.json was written by another version .* lack system, .*evaluate"):
+        run_directory.finished_results(begun)
 
 
 def test_what_is_no_run_directory_has_no_configuration(tmp_path):

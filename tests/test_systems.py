@@ -43,6 +43,11 @@ def test_who_reads_functionals(system, uses):
 
 
 @pytest.mark.parametrize("system", config.SYSTEMS)
+def test_who_reads_log_mel(system):
+    assert systems.uses_log_mel(configured(system)) == (system not in ("end2you", "svm"))
+
+
+@pytest.mark.parametrize("system", config.SYSTEMS)
 def test_who_reads_waves(system):
     assert systems.uses_wave(configured(system)) == (system == "end2you")
 
@@ -55,8 +60,7 @@ def test_neural_systems_start_jax_at_once(system, no_devices):
 
 def test_the_svm_is_made_without_jax(no_devices):
     make = systems.start(configured("svm", c=(1.0, 0.5, 1.0), workers=3), training=True)
-    frames = [np.zeros((5, 40), np.float32)] * 2
-    features = Features((), frames, np.zeros((2, 7), np.float32), np.ones(2), (), {}, "", 0)
+    features = Features((), [], np.zeros((2, 7), np.float32), np.ones(2), (), {}, "", 0)
     system = make(PROTOCOL, features, 1)
     assert isinstance(system, SVM) and system.settings.c == (0.5, 1.0), "ascending, each once"
     assert (system.parameters, system.devices, system.compile_seconds) == (2 * 7 + 2, "3 x cpu", 0.0)

@@ -91,10 +91,10 @@ def version(monkeypatch):
     [
         (None, GUARD),
         ("", GUARD),
-        ("--xla_dump_to=/tmp/x --xla_force_host_platform_device_count=2", f"{{}} {GUARD}"),
+        ("--xla_dump_to=dump --xla_force_host_platform_device_count=2", f"{{}} {GUARD}"),
         (GUARD, "{}"),
         (f"{xla_guard.FLAG}=+reduce", "{}"),
-        (f"--xla_dump_to=/tmp/x {xla_guard.FLAG}= --xla_dump_hlo_as_text", "{}"),
+        (f"--xla_dump_to=dump {xla_guard.FLAG}= --xla_dump_hlo_as_text", "{}"),
     ],
     ids=["unset", "empty", "appended", "as ours", "of the user", "of the user among others"],
 )
@@ -110,7 +110,7 @@ def test_flags(version, monkeypatch, before, after):
 
 
 @pytest.mark.parametrize("other", ["0.10.1", "0.10.20", "0.10.3", "0.11.0", None])
-@pytest.mark.parametrize("before", [None, "--xla_dump_to=/tmp/x"])
+@pytest.mark.parametrize("before", [None, "--xla_dump_to=dump"])
 def test_other_versions_are_left_alone(version, monkeypatch, other, before):
     """They may not know the flag, and an unknown flag aborts the process."""
     version(other)

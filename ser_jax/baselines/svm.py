@@ -19,7 +19,7 @@ from ser_jax import metrics
 from ser_jax.arrays.inputs import Inputs
 from ser_jax.arrays.standardise import Statistics, hsf_statistics, standardise
 from ser_jax.errors import UserError
-from ser_jax.protocols.protocol import Fold
+from ser_jax.protocols.protocol import TRAIN, VALIDATION, Fold
 from ser_jax.training.runs import Run
 
 FUNCTIONALS, STOP = "functionals.npy", "stop"  # files by which the fitting processes are given data and called back
@@ -39,12 +39,14 @@ class Settings:
       class_weights: none | balanced.
       tolerance: Spread of the projected gradient at which a fit has converged.
       iterations: Passes over the training part after which it ends unconverged.
+      refit: Whether, with C chosen, a machine is fitted anew on training and validation part.
     """
 
     c: tuple[float, ...]
     class_weights: str
     tolerance: float
     iterations: int
+    refit: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Fitted(NamedTuple):
     Attributes:
       coefficients: [K, D] f64, of standardised functionals.
       intercept: [K] f64.
-      statistics: Of the training part.
+      statistics: Of what it was fitted to.
       c: The chosen C.
       tried: What it was chosen from.
     """
@@ -150,6 +152,14 @@ def fit(job: Job) -> Fitted | None:
         "random_state": job.run.seed % 2**32,
         "tol": s.tolerance,
     }
+
+    def machine(part: _TrainingPart, rows: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray, int]:
+        found: Any = LinearSVC(C=c, **options).fit(part.coordinates, job.targets[rows])
+        coefficients, intercept = part.turned_back(found.coef_), found.intercept_
+        if job.classes == 2:  # One machine tells two classes apart: what speaks for one speaks against the other.
+            coefficients, intercept = (np.concatenate([-values, values]) for values in (coefficients, intercept))
+        return coefficients, intercept, int(found.n_iter_)
+
     validation = np.load(job.folder / FUNCTIONALS, mmap_mode="r")[fold.validation]
     machines, confusions, passes = [], [], []
     # One thread: sums of several depend on how many there are, and every core has a job of its own.
@@ -159,18 +169,19 @@ def fit(job: Job) -> Fitted | None:
         for c in s.c:
             if (job.folder / STOP).exists():
                 return None
-            machine: Any = LinearSVC(C=c, **options).fit(part.coordinates, job.targets[fold.train])
-            coefficients, intercept = part.turned_back(machine.coef_), machine.intercept_
-            if job.classes == 2:  # One machine tells two classes apart: what speaks for one speaks against the other.
-                coefficients, intercept = (np.concatenate([-values, values]) for values in (coefficients, intercept))
+            coefficients, intercept, count = machine(part, fold.train, c)
             machines.append((coefficients, intercept))
             predictions = decision_values(validation, coefficients, intercept, part.statistics).argmax(axis=1)
             confusions.append(metrics.confusion_matrix(job.targets[fold.validation], predictions, job.classes))
-            passes.append(int(machine.n_iter_))
-    ua = [metrics.unweighted_accuracy(confusion) for confusion in confusions]
-    wa = [metrics.weighted_accuracy(confusion) for confusion in confusions]
-    best = max(range(len(ua)), key=lambda n: ua[n])  # the first of equals
-    coefficients, intercept = machines[best]
+            passes.append(count)
+        ua = [metrics.unweighted_accuracy(confusion) for confusion in confusions]
+        wa = [metrics.weighted_accuracy(confusion) for confusion in confusions]
+        best = max(range(len(ua)), key=lambda n: ua[n])  # the first of equals
+        coefficients, intercept = machines[best]
+        if s.refit and len(fold.validation):
+            both = dataclasses.replace(fold, parts=fold.parts.replace(VALIDATION, TRAIN))
+            part = _training_part(job.folder, both)
+            coefficients, intercept, _ = machine(part, both.train, s.c[best])
     return Fitted(
         coefficients, intercept, part.statistics, s.c[best], Tried(s.c, _known(ua), _known(wa), tuple(passes))
     )
@@ -194,7 +205,7 @@ class _TrainingPart(NamedTuple):
         return coefficients if self.basis is None else coefficients @ self.basis.T
 
 
-@functools.lru_cache(maxsize=1)  # The seeds of a fold follow one another.
+@functools.lru_cache(maxsize=2)  # The seeds of a fold follow one another; a refit adds the validation part.
 def _training_part(folder: Path, fold: Fold) -> _TrainingPart:
     """Standardises and rotates the training part.
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -55,11 +56,6 @@ class SVM:
 
     def train(self, runs: list[Run], workdir: Path, description: dict[str, Any]) -> None:
         """Fits every run that has no model file yet; the models do not depend on how many processes do it.
-
-        Args:
-          runs: The runs wanted.
-          workdir: The run directory.
-          description: What every `model.json` repeats: system, classes, configuration.
 
         Raises:
           Interrupted: After SIGTERM or Ctrl-C; finished runs stay, those under way are given up after the present fit.
@@ -117,11 +113,16 @@ class SVM:
 
 
 class _Recall(Watch):
-    """A watch that also calls the fitting processes back."""
+    """A watch that also calls the fitting processes back; they have nothing to save."""
+
+    saves = False
 
     def __init__(self, file: Path):
         """Takes the file that they look for."""
         self._file = file
+
+    def abandon(self) -> None:
+        shutil.rmtree(self._file.parent, ignore_errors=True)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._file.touch()

@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ser_jax.corpora.manifest_path import identity
+from ser_jax.corpora.near_names import NearNames
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
 from ser_jax.errors import UserError
 
@@ -55,6 +57,7 @@ class Listing:
         self.rejected: list[Rejection] = []
         self._rows: dict[str, Utterance] = {}
         self._places: dict[str, str] = {}
+        self._spans: dict[tuple, str] = {}  # which file, from where to where → id of its first row
 
     @property
     def utterances(self) -> tuple[Utterance, ...]:
@@ -62,7 +65,7 @@ class Listing:
         return tuple(self._rows[key] for key in sorted(self._rows))
 
     def add(self, utterance: Utterance, source: str, line: int | None) -> None:
-        """Adds a row, or rejects it if its id is taken: the first row stays.
+        """Adds a row, or rejects it if its id, or its stretch of its file, is taken: the first row stays.
 
         Args:
           utterance: The row.
@@ -75,8 +78,21 @@ class Listing:
             detail = f"{utterance.id!r} ({utterance.label}) is already in {self._places[utterance.id]} ({first.label})"
             self.reject(source, line, "duplicate", detail)
             return
+        same = self._spans.setdefault(self._span(utterance), utterance.id)
+        if same != utterance.id:
+            where = f"{same!r} in {self._places[same]} ({self._rows[same].label})"
+            detail = f"{utterance.id!r} ({utterance.label}) is the file of {where} under another name"
+            self.reject(source, line, "duplicate", detail)
+            return
         self._rows[utterance.id] = utterance
         self._places[utterance.id] = place
+
+    def _span(self, utterance: Utterance) -> tuple:
+        """Returns which file it is and from where to where; of a file that is not there, the id."""
+        file = identity(self.root / utterance.file)
+        if file is None:
+            return (utterance.id,)
+        return (file, round(utterance.start or 0.0, 3), None if utterance.end is None else round(utterance.end, 3))
 
     def reject(self, source: str, line: int | None, reason: str, detail: str) -> None:
         """Notes a row that cannot be used (the fields of `Rejection`)."""
@@ -101,12 +117,17 @@ class Listing:
         sentences = list(warnings)
         if self.rejected:
             sentences.append(f"{self.name}: {_summary(self.rejected)}")
-        absent = [Rejection(row.file, None, "missing", f"listed in {self._places[row.id]}") for row in missing]
+        near = NearNames(self.root)
+        spelt = {row.id: near.find(row.file) for row in missing}
+        absent = [
+            Rejection(row.file, None, "missing", f"listed in {self._places[row.id]}{_spelling(spelt[row.id])}")
+            for row in missing
+        ]
         rejected = (*self.rejected, *absent)
         if missing:
             found = (
                 f"{len(missing)} of {len(listed)} listed recordings are missing from corpus.root={self.root} "
-                f"({_first([row.file for row in missing])})"
+                f"({_first([f'{row.file}{_spelling(spelt[row.id])}' for row in missing])})"
             )
             if not allow_missing:
                 remedy = "complete the release, or set corpus.allow_missing=true to go on without them"
@@ -137,6 +158,10 @@ def _summary(rejected: Sequence[Rejection]) -> str:
         f"{row.file}{'' if row.line is None else f' line {row.line}'}: {row.reason}: {row.detail}" for row in rejected
     ]
     return f"{len(rejected)} rows rejected ({reasons}): {_first(places)}"
+
+
+def _spelling(name: str) -> str:
+    return f"; the folder has {ascii(name)}, which is spelt otherwise" if name else ""
 
 
 def _first(items: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which paths of a manifest may be opened: relative, inside the corpus root, regular files."""
+"""Which paths of a manifest may be opened (relative, inside the corpus root, regular files), and which are one file."""
 
 import os
 import re
@@ -19,6 +19,10 @@ def refusal(root: Path, file: str) -> str:
     """
     if "\0" in file:
         return "NUL character"
+    try:
+        os.fsencode(file)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON and YAML can spell
+        return "not Unicode text"
     if "\\" in file:
         return "backslash; write forward slashes"
     if file.startswith("/") or _DRIVE.match(file):
@@ -36,3 +40,22 @@ def refusal(root: Path, file: str) -> str:
     except OSError as error:
         return f"cannot be opened: {error.strerror}"
     return "" if stat.S_ISREG(mode) else "not a regular file"
+
+
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Returns what tells a file from every other, whatever it is called; None if it cannot be told.
+
+    Links give one file several names, and so do file systems that ignore case or Unicode normal forms.
+
+    Args:
+      path: The recording.
+
+    Returns:
+      Its device, its number there and its size.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    # Some network file systems number nothing; the size guards against those that give a number twice.
+    return (status.st_dev, status.st_ino, status.st_size) if status.st_ino else None

@@ -1,5 +1,6 @@
 """From the name of a corpus to its reader."""
 
+import os
 from pathlib import Path
 
 from ser_jax.config import DEFAULT_MANIFEST
@@ -36,13 +37,13 @@ def read_corpus(name: str, root: str, *, manifest: str, allow_missing: bool) -> 
         if name != "audformat":
             raise UserError(f"corpus.root={root} is an audformat database; set corpus.name=audformat")
         root = str(audb_root.fetch(root))
-    folder = Path(root).expanduser() if root else None
+    folder = Path(os.path.expanduser(root)) if root else None  # as it is, if there is no such user
     if name == "demo":
         # Imported here: the demo corpus synthesises its recordings, which the readers of releases need not load.
         from ser_jax.corpora import demo
 
         return demo.read(folder)
-    if folder is None or not folder.is_dir():
+    if folder is None or not os.path.isdir(folder):
         raise UserError(f"corpus.root={root} is not a folder; set it to the folder of the {name} release")
     if name == "manifest":
         return manifest_reader.read(folder, manifest=manifest, allow_missing=allow_missing)

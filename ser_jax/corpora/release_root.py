@@ -19,10 +19,18 @@ def release_root(root: Path, is_release: Callable[[Path], bool], inside: str = "
       The absolute path of the release, or None if there is none.
 
     Raises:
-      UserError: Several releases lie in `root`.
+      UserError: Several releases lie in `root`, or it cannot be looked into.
     """
     # The lexical absolute path, not resolve(): a release whose wav/ is a link must keep its own root.
     root = Path(os.path.abspath(root))
+    try:
+        return _find(root, is_release, inside)
+    except OSError as error:  # no right to look into a folder, a name that is too long
+        what = f"{os.fspath(error.filename or root)!r} cannot be looked up ({error.strerror})"
+        raise UserError(f"corpus.root={root}: {what}; check corpus.root and corpus.manifest") from None
+
+
+def _find(root: Path, is_release: Callable[[Path], bool], inside: str) -> Path | None:
     if is_release(root):
         return root
     found = sorted(folder for folder in root.glob(inside) if is_release(folder)) if inside else []

@@ -21,6 +21,7 @@ ORANGE = "#c2570c"
 WIDTH = 5.0  # inches
 HEIGHT = 3.4  # inches
 LONGEST_LABEL = 20  # characters
+MOST_NAMED_BARS = 30
 
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -73,6 +74,12 @@ def panel(height: float = HEIGHT) -> tuple[figure.Figure, axes.Axes]:
     """Returns an empty figure of one panel, `height` inches high."""
     drawing = figure.Figure(figsize=(WIDTH, height), layout="constrained")
     return drawing, drawing.add_subplot()
+
+
+def beside(axes: axes.Axes, row: float, text: str) -> None:
+    """Writes a text to the right of the axes, at the height of a row."""
+    style: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(text, (1.0, row), xytext=(8, 0), va="center", color=INK, **style)
 
 
 def short(name: str) -> str:

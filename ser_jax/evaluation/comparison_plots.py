@@ -8,8 +8,6 @@ from matplotlib import figure
 
 from ser_jax.evaluation import canvas, formats
 
-MOST_NAMED_BARS = 30
-
 
 @canvas.svg
 def score_intervals(names: Sequence[str], scores: Sequence[Mapping[str, Any]], *, label: str) -> figure.Figure:
@@ -35,10 +33,7 @@ def score_intervals(names: Sequence[str], scores: Sequence[Mapping[str, Any]], *
         if score["mean"] is not None:
             axes.plot(100 * score["mean"], row, "D", color=canvas.BLUE, markersize=6, zorder=3)
         text = "–" if score["mean"] is None else f"{100 * score['mean']:.1f}"
-        axes.annotate(
-            text, (1.0, row), xycoords=("axes fraction", "data"), xytext=(8, 0),
-            textcoords="offset points", va="center", color=canvas.INK,
-        )  # fmt: skip
+        canvas.beside(axes, row, text)
     axes.set_yticks(range(len(names)), [canvas.short(name) for name in names], color=canvas.INK)
     axes.set(xlabel=label, ylim=(len(names) - 0.4, -0.6))
     axes.grid(False, axis="y")
@@ -61,17 +56,14 @@ def speaker_differences(names: Sequence[str], differences: np.ndarray, *, label:
       SVG.
     """
     count = len(names)
-    named = count <= MOST_NAMED_BARS
+    named = count <= canvas.MOST_NAMED_BARS
     drawing, axes = canvas.panel(height=1.1 + 0.26 * count if named else 1.5 * canvas.HEIGHT)
     place = np.arange(count) if named else np.argsort(np.argsort(-differences))
     shades = np.where(differences < 0, canvas.ORANGE, canvas.BLUE)
     axes.barh(place, 100 * differences, height=0.66 if named else 1.0, color=shades, alpha=0.85)
     axes.axvline(0, color=canvas.INK, linewidth=0.8)
     for row, value in enumerate(differences if named else ()):
-        axes.annotate(
-            formats.signed(value), (1.0, row), xycoords=("axes fraction", "data"), xytext=(8, 0),
-            textcoords="offset points", va="center", color=canvas.INK,
-        )  # fmt: skip
+        canvas.beside(axes, row, formats.signed(value))
     axes.set_yticks(place if named else [], [canvas.short(name) for name in names] if named else [], color=canvas.INK)
     axes.set(xlabel=label, xlim=(-100 * reach, 100 * reach), ylim=(count - 0.4, -0.6))
     axes.grid(False, axis="y")

@@ -2,11 +2,11 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ser_jax import strict_json
 from ser_jax.errors import UserError
 from ser_jax.evaluation import predictions, results
 from ser_jax.evaluation.predictions import Prediction
@@ -16,6 +16,7 @@ SCORES = ("ua", "wa", "macro_f1")
 NEEDED = (
     *("system", "parameters", "corpus", "corpus_sha256", "protocol", "protocol_sha256", "classes", "seeds"),
     *("seeds_left_out", "pooled_folds", "ci95_unit", "ci95_note", "calibration", "predictions_sha256", "seconds"),
+    "probabilities",
     *SCORES,
 )
 
@@ -58,7 +59,7 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 
 
 def _read(folder: Path, name: str) -> FinishedRun:
-    found = _results(folder)
+    found = read_results(folder)
     path = folder / "predictions.csv"
     if not path.is_file():
         raise UserError(f"{path} is missing: {AGAIN.format(folder)}")
@@ -79,16 +80,17 @@ def _read(folder: Path, name: str) -> FinishedRun:
     return FinishedRun(name, found, tuple(kept))
 
 
-def _results(folder: Path) -> dict[str, Any]:
-    """Returns the content of `results.json`, which has every key that is needed."""
+def read_results(folder: Path) -> dict[str, Any]:
+    """Returns the content of a folder's `results.json`, which has every key that is needed.
+
+    Raises:
+      UserError: If the file is missing or damaged, or was written by a version with another form of results.
+    """
     path = folder / "results.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a finished run: there is no results.json; python -m ser_jax.main writes it")
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): {AGAIN.format(folder)}") from None
-    schema = found.get("schema") if isinstance(found, dict) else None
+    found = strict_json.read(path, remedy=AGAIN.format(folder))
+    schema = found.get("schema")
     if schema != results.SCHEMA:
         raise UserError(
             f"{path} has schema {schema}, this version reads schema {results.SCHEMA}: {AGAIN.format(folder)}"

@@ -58,7 +58,7 @@ class Group:
                 found.append(f"{run.name}: seeds left out because a fold is missing: {seeds}")
             if run not in self.tested:
                 found.append(f"{run.name} has no scored seed, so it is not compared")
-            if "uncalibrated" in run.results.get("probabilities", ""):
+            if "uncalibrated" in run.results["probabilities"]:
                 found.append(f"{run.name}: its probabilities are the {run.results['probabilities']}")
         notes = dict.fromkeys(run.results["ci95_note"] for run in self.tested)
         found += [f"intervals of runs: {note}" for note in notes if note]

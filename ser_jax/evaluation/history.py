@@ -1,8 +1,9 @@
 """`metrics.jsonl`: one line per run and epoch, as training went."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from ser_jax import strict_json
 
 
 def read_history(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -21,7 +22,7 @@ def read_history(path: Path) -> tuple[list[dict[str, Any]], int]:
     unreadable = 0
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = strict_json.parse(line)
             run = record["fold"], record["seed"]
             if "epoch" in record:
                 records[*run, record.get("phase"), record["epoch"]] = record

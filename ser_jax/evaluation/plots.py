@@ -9,7 +9,6 @@ from matplotlib import colors, figure, ticker
 from ser_jax.evaluation import canvas
 from ser_jax.evaluation.calibration import BINS, Bins
 
-MOST_NAMED_BARS = 30
 MOST_VECTOR_POINTS = 20_000  # beyond, the thin lines become an image inside the SVG: megabytes otherwise
 
 
@@ -132,7 +131,7 @@ def bars(
       SVG.
     """
     count = len(names)
-    named = count <= MOST_NAMED_BARS
+    named = count <= canvas.MOST_NAMED_BARS
     drawing, axes = canvas.panel(height=1.1 + (0.34 if count <= 8 else 0.26) * count if named else 1.5 * canvas.HEIGHT)
     scale = 100.0 if percent else 1.0
     place = np.arange(count) if named else np.argsort(np.argsort(-values))
@@ -143,15 +142,18 @@ def bars(
     if chance is not None:
         axes.axvline(scale * chance, color=canvas.ORANGE, linewidth=1.4, linestyle=(0, (4, 3)))
         axes.annotate(
-            "chance", (scale * chance, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
-            textcoords="offset points", ha="center", color=canvas.ORANGE, fontsize=9,
-        )  # fmt: skip
+            "chance",
+            (scale * chance, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            color=canvas.ORANGE,
+            fontsize=9,
+        )
     for row, value in enumerate(values if named else ()):
         text = "–" if np.isnan(value) else f"{scale * value:.1f}" if percent else f"{value:,.0f}"
-        axes.annotate(
-            text, (1.0, row), xycoords=("axes fraction", "data"), xytext=(8, 0),
-            textcoords="offset points", va="center", color=canvas.INK,
-        )  # fmt: skip
+        canvas.beside(axes, row, text)
     axes.set_yticks(place if named else [], [canvas.short(name) for name in names] if named else [], color=canvas.INK)
     axes.set(xlabel=label, ylim=(count - 0.4, -0.6), xlim=(0, 100 if percent else None))
     axes.grid(False, axis="y")
@@ -176,17 +178,27 @@ def reliability_diagram(bins: Bins) -> figure.Figure:
     upper.bar(middle, 100 * np.nan_to_num(bins.accuracy), width, color=canvas.BLUE, alpha=0.85)
     upper.plot([0, 100], [0, 100], color=canvas.ORANGE, linewidth=1.4, linestyle=(0, (4, 3)))
     upper.plot(
-        100 * bins.confidence, 100 * bins.accuracy, "o",
-        markersize=4, markerfacecolor="white", markeredgecolor=canvas.INK, markeredgewidth=0.9,
-    )  # fmt: skip
+        100 * bins.confidence,
+        100 * bins.accuracy,
+        "o",
+        markersize=4,
+        markerfacecolor="white",
+        markeredgecolor=canvas.INK,
+        markeredgewidth=0.9,
+    )
     upper.set(ylabel="accuracy in %", xlim=(0, 100), ylim=(0, 100))
     lower.bar(middle, bins.count, width, color=canvas.MUTED)
     for place, count in zip(middle, bins.count, strict=True):
         if count:
             lower.annotate(
-                f"{count:,}", (place, count), xytext=(0, 2), textcoords="offset points",
-                ha="center", fontsize=7, color=canvas.INK,
-            )  # fmt: skip
+                f"{count:,}",
+                (place, count),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color=canvas.INK,
+            )
     lower.set(xlabel="confidence in %", ylabel="predictions", yticks=[], ylim=(0, 1.3 * max(bins.count.max(), 1)))
     for panel in (upper, lower):
         panel.grid(False, axis="x")

@@ -98,15 +98,14 @@ def read_predictions(path: Path) -> tuple[list[Prediction], tuple[str, ...]]:
     rows = []
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
-        header = tuple(next(lines, ()))
-        if header[: len(HEADER)] != HEADER or not all(name.startswith("p_") for name in header[len(HEADER) :]):
-            raise errors.UserError(f"{path} does not begin with the columns {','.join(HEADER)},p_<class>…")
-        classes = tuple(name.removeprefix("p_") for name in header[len(HEADER) :])
-        for fields in lines:
-            try:
-                rows.append(_row(fields, classes))
-            except ValueError as error:
-                raise errors.UserError(f"{path}, line {lines.line_num}: {error}; write the file anew") from error
+        try:
+            header = tuple(next(lines, ()))
+            if header[: len(HEADER)] != HEADER or not all(name.startswith("p_") for name in header[len(HEADER) :]):
+                raise errors.UserError(f"{path} does not begin with the columns {','.join(HEADER)},p_<class>…")
+            classes = tuple(name.removeprefix("p_") for name in header[len(HEADER) :])
+            rows += (_row(fields, classes) for fields in lines)
+        except (ValueError, csv.Error) as error:
+            raise errors.UserError(f"{path}, line {lines.line_num}: {error}; write the file anew") from error
     return rows, classes
 
 
@@ -124,4 +123,6 @@ def _row(fields: list[str], classes: tuple[str, ...]) -> Prediction:
     if prediction not in classes or label not in (*classes, ""):
         raise ValueError(f"label {label!r} or prediction {prediction!r} is none of the classes {', '.join(classes)}")
     probabilities = tuple(float(value) for value in fields[len(HEADER) :])
+    if not all(0 <= value <= 1 for value in probabilities):
+        raise ValueError(f"a probability is no share in [0, 1]: {', '.join(fields[len(HEADER) :])}")
     return Prediction(name, speaker, fold, int(seed), label, prediction, probabilities)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ser_jax import atomic
 from ser_jax.corpora import table
+from ser_jax.errors import UserError
 
 HEADER = ("file", "line", "reason", "detail")
 
@@ -17,10 +18,19 @@ def write_rejected(path: Path, rejections: Iterable[table.Rejection]) -> None:
 
 
 def read_rejected(path: Path) -> list[table.Rejection]:
-    """Reads the list that `write_rejected` wrote."""
+    """Reads the list that `write_rejected` wrote.
+
+    Raises:
+      UserError: If the file is not such a list.
+    """
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [
-        table.Rejection(row["file"], int(row["line"]) if row["line"] else None, row["reason"], row["detail"])
-        for row in rows
-    ]
+        lines = csv.reader(file)
+        try:
+            if tuple(next(lines, ())) != HEADER:
+                raise ValueError
+            return [
+                table.Rejection(name, int(line) if line else None, reason, detail)
+                for name, line, reason, detail in lines
+            ]
+        except (ValueError, csv.Error):
+            raise UserError(f"{path} is not the list {','.join(HEADER)}; delete it and run the command again") from None

@@ -9,8 +9,8 @@ from typing import Any
 import markupsafe
 import numpy as np
 
-from ser_jax import atomic, errors, metrics
-from ser_jax.evaluation import calibration, history, page, plots, rejected, units
+from ser_jax import atomic, errors, metrics, strict_json
+from ser_jax.evaluation import calibration, canvas, history, page, plots, rejected, units
 from ser_jax.evaluation import predictions as predictions_module
 from ser_jax.evaluation import results as results_module
 from ser_jax.evaluation.predictions import Prediction
@@ -35,7 +35,8 @@ def write_report(workdir: Path) -> Path:
     results = _read_json(workdir / "results.json")
     protocol = _read_json(workdir / "protocol.json")
     _require(workdir / "predictions.csv")
-    predictions, _ = predictions_module.read_predictions(workdir / "predictions.csv")
+    every, _ = predictions_module.read_predictions(workdir / "predictions.csv")
+    predictions = [row for row in every if row.fold in results["pooled_folds"]]
     epochs, unreadable = history.read_history(workdir / "metrics.jsonl")
     rejections = rejected.read_rejected(workdir / "rejected.csv") if (workdir / "rejected.csv").exists() else []
     reasons = collections.defaultdict(list)
@@ -49,8 +50,9 @@ def write_report(workdir: Path) -> Path:
         protocol=protocol,
         versions=_read_json(workdir / "versions.json"),
         config=json.dumps(_read_json(workdir / "config.json"), indent=2, ensure_ascii=False),
+        utterances=len({row.id for row in predictions}),
         speakers=None if "" in speakers else len(speakers),
-        speakers_unnamed=len(speakers) > plots.MOST_NAMED_BARS,
+        speakers_unnamed=len(speakers) > canvas.MOST_NAMED_BARS,
         folds=sorted({run["fold"] for run in results["runs"]}),
         all_seeds=sorted({run["seed"] for run in results["runs"]}),
         failed=[run for run in results["runs"] if run["status"] == results_module.DIVERGED],
@@ -76,12 +78,9 @@ def _require(path: Path) -> None:
         raise errors.UserError(f"{path} is missing; the report needs a finished run: start it again, it resumes")
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     _require(path)
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise errors.UserError(f"{path} is not JSON ({error}); restore it or run the training again") from error
+    return strict_json.read(path, remedy="restore it or run the training again")
 
 
 def _figures(results: Mapping, predictions: Sequence[Prediction], epochs: Sequence[Mapping]) -> dict[str, Any]:

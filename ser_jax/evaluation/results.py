@@ -29,6 +29,7 @@ def summarise(
     classes: Sequence[str],
     runs: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
+    probabilities: str = "softmax",
     pooled_folds: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Scores the predictions; shares in [0, 1], null where there is nothing to score.
@@ -51,6 +52,7 @@ def summarise(
       runs: One mapping per run: `fold`, `seed`, `best_epoch` (or None), `status` ("done", "diverged") and, if its
         probabilities were made with one, `temperature`.
       seconds: Wall time in s: `features`, `compile`, `train`, `evaluate`, `total`.
+      probabilities: What the probabilities are.
       pooled_folds: Names of the folds that are pooled, see `Protocol.pooled_folds`; None: all. The others have scores
         in `runs` only.
 
@@ -94,6 +96,7 @@ def summarise(
             name: _spread(scores.recall[:, place], limits.recall[place]) for place, name in enumerate(classes)
         },
         "confusion": confusion.tolist(),
+        "probabilities": probabilities,
         "calibration": {
             **_calibration(kept, seeds, classes),
             "temperature": [run.get("temperature") for run in runs],

@@ -7,12 +7,14 @@ is checked around it: the first bytes (header.py) and the announced size before 
 import dataclasses
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
-from ser_jax.features.header import BadAudio, container
+from ser_jax.features.bad_audio import BadAudio
+from ser_jax.features.header import container
 
 SAMPLE_RATE = 16000
 MIN_SECONDS = 0.06  # shorter than one of the 60 ms windows of ComParE_2016: openSMILE gives NaN
@@ -27,6 +29,7 @@ _BLOCK = 65536  # frames decoded at a time: bounds the memory of many channels
 # Span times are written with three decimals: an end may lie this far behind the last sample.
 _SPAN_TOLERANCE = 0.001
 _FORMATS = {"wav": ("WAV", "WAVEX"), "flac": ("FLAC",), "ogg": ("OGG",), "mp3": ("MP3",)}
+_UNCOMPRESSED = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
 _UNKNOWN_FRAMES = 2**62  # libsndfile's answer for a FLAC that does not say how long it is is larger
 
 
@@ -72,11 +75,12 @@ def decode(
       The recording.
 
     Raises:
-      BadAudio: With one of the reasons listed there; never more than `max_seconds` are decoded.
+      BadAudio: With one of its reasons; never more than `max_seconds` are decoded.
     """
     kind = container(path)
+    name: Any = os.fsencode(path)  # as text a name must be UTF-8; that it may be bytes is not in soundfile's types
     try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
+        with soundfile.SoundFile(name) as file:
             _check_limits(file, kind)
             first, last = _span(file, start, end)
             check_length((last - first) / file.samplerate, max_seconds)
@@ -118,6 +122,8 @@ def flags(rate: int, channels: int, clipped: bool) -> tuple[str, ...]:
 def _check_limits(file: soundfile.SoundFile, kind: str) -> None:
     if file.format not in _FORMATS[kind]:
         raise BadAudio("unreadable", f"begins as {kind}, but libsndfile reads it as {file.format}")
+    if kind == "wav" and file.subtype not in _UNCOMPRESSED:  # the gate read the header in another way than libsndfile
+        raise BadAudio("unreadable", f"libsndfile reads {file.subtype} samples; only PCM and float are read")
     if not MIN_RATE <= file.samplerate <= MAX_RATE:
         raise BadAudio("over the limits", f"{file.samplerate} Hz; {MIN_RATE} to {MAX_RATE} Hz are read")
     if file.channels > MAX_CHANNELS:

@@ -42,7 +42,7 @@ class Features:
 
     Attributes:
       utterances: The usable utterances, in the corpus's order; N of them.
-      log_mel: For each its log-mel frames, [F, M] f32.
+      log_mel: For each its log-mel frames, [F, M] f32; empty if they were not asked for.
       hsf: [N, 6373] f32 ComParE functionals, or None if they were not asked for.
       seconds: [N] f64, the length of each.
       rejected: Every listed row that cannot be used: those of the corpus, then bad recordings in the corpus's order.
@@ -67,6 +67,7 @@ def extract(
     corpus: Corpus,
     settings: LogMelSettings,
     *,
+    log_mel: bool = True,
     hsf: bool,
     waves: bool = False,
     store_root: Path,
@@ -83,8 +84,9 @@ def extract(
     Args:
       corpus: The utterances.
       settings: The log-mel front end, at 16 kHz.
-      hsf: Whether to compute the ComParE functionals, too: in processes, because openSMILE is not safe in threads.
-      waves: Whether to keep the samples, too.
+      log_mel: Whether to compute log-mel frames.
+      hsf: Whether to compute the ComParE functionals: in processes, because openSMILE is not safe in threads.
+      waves: Whether to keep the samples.
       store_root: Folder of the feature store.
       max_seconds: Longer recordings or spans are rejected.
       max_bad_share: Largest share of the listed rows that may be unusable, in [0, 1].
@@ -116,7 +118,7 @@ def extract(
 
     try:
         hashes.update(_hash_files(corpus, cores))
-        items.update(_items(corpus, hashes, _store_settings(settings, hsf, waves)))
+        items.update(_items(corpus, hashes, _store_settings(settings, log_mel, hsf, waves)))
         unique = {item.name: item for item in items.values()}
         arrays = _load(feature_store, unique.values(), cores)
         todo = [
@@ -140,7 +142,7 @@ def extract(
     found = [arrays[items[u.id].name] for u in kept]
     return Features(
         utterances=kept,
-        log_mel=[entry["logmel"] for entry in found],
+        log_mel=[entry["logmel"] for entry in found] if log_mel else [],
         hsf=np.stack([entry["hsf"] for entry in found]) if hsf else None,
         seconds=np.array([entry["audio"][0] for entry in found], np.float64),
         rejected=rejected,
@@ -163,9 +165,13 @@ def _check_settings(settings: LogMelSettings) -> None:
         )
 
 
-def _store_settings(settings: LogMelSettings, hsf: bool, waves: bool) -> dict[str, Mapping[str, str | int | float]]:
+def _store_settings(
+    settings: LogMelSettings, log_mel: bool, hsf: bool, waves: bool
+) -> dict[str, Mapping[str, str | int | float]]:
     """Kind of entry → what its values depend on besides the recording."""
-    kinds: dict[str, Mapping[str, str | int | float]] = {"audio": {}, "logmel": dataclasses.asdict(settings)}
+    kinds: dict[str, Mapping[str, str | int | float]] = {"audio": {}}
+    if log_mel:
+        kinds["logmel"] = dataclasses.asdict(settings)
     if hsf:
         kinds["hsf"] = store_settings()
     if waves:

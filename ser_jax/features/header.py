@@ -11,6 +11,9 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from ser_jax.features.bad_audio import BadAudio
+from ser_jax.features.ogg import check_ogg
+
 MAX_BYTES = 2 * 1024**3
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -20,26 +23,6 @@ _STREAMED = 0x7FFFF000
 # Some writers count the 8 bytes before the RIFF size, or a missing padding byte.
 _RIFF_SLACK = 9
 _MAX_CHUNKS = 1000
-
-
-class BadAudio(Exception):
-    """A recording that cannot be used.
-
-    Attributes:
-      reason: Short fixed name: "missing", "unreadable", "truncated", "non-finite", "silent", "too long", "too short",
-        "over the limits" or "span outside the file".
-      detail: What was found, for a person; without the path, so that equal recordings give equal details.
-    """
-
-    def __init__(self, reason: str, detail: str):
-        """Stores both; they are also the arguments, so that the exception survives pickling between processes."""
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        """Returns the reason and the detail in one line."""
-        return f"{self.reason}: {self.detail}"
 
 
 def size_of(path: str | os.PathLike[str]) -> int:
@@ -87,8 +70,8 @@ def container(path: str | os.PathLike[str]) -> str:
       "wav", "flac", "ogg" or "mp3".
 
     Raises:
-      BadAudio: As `size_of`, and "unreadable" (another container, a compressed WAV) or "truncated" (a WAV shorter than
-        its header says).
+      BadAudio: As `size_of`, and "unreadable" (another container, a compressed WAV, a damaged Ogg page) or "truncated"
+        (a WAV shorter than its header says, an Ogg file that lacks pages or ends inside one).
     """
     size = size_of(path)
     try:
@@ -100,6 +83,9 @@ def container(path: str | os.PathLike[str]) -> str:
                     raise BadAudio("unreadable", "no MP3 or FLAC stream follows the ID3 tag")
             if kind == "wav":
                 _check_wav(file, size)
+            if kind == "ogg":
+                file.seek(0)
+                check_ogg(file)
     except OSError as error:
         raise BadAudio("unreadable", error.strerror or str(error)) from None
     return kind

@@ -95,7 +95,7 @@ def mel_filterbank(settings: LogMelSettings) -> np.ndarray:
 
     Source: HTK Book, section 5.4: mel(f) = 2595 log10(1 + f / 700).
     """
-    edges = np.linspace(_mel(settings.low_hz), _mel(settings.high_hz), settings.bands + 2)
+    edges = np.linspace(mel(settings.low_hz), mel(settings.high_hz), settings.bands + 2)
     edges = 700.0 * (10.0 ** (edges / 2595.0) - 1.0)  # in Hz
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     hertz = np.arange(settings.fft // 2 + 1)[:, None] * (settings.sample_rate / settings.fft)
@@ -146,5 +146,6 @@ def _hamming(window: int) -> np.ndarray:
     return np.hamming(window).astype(np.float32)  # NumPy's is the symmetric one
 
 
-def _mel(hertz: float) -> float:
+def mel(hertz: float) -> float:
+    """Returns a frequency in Hz on the HTK mel scale."""
     return 2595.0 * math.log10(1.0 + hertz / 700.0)

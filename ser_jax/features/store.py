@@ -2,12 +2,15 @@
 
 An entry is an ordinary .npy file followed by 32 bytes: the SHA-256 of the key and the file before it. `numpy.load`
 opens it; the store itself returns an entry only if the digest fits, so a damaged, cut or renamed one is computed again.
+Against flipped bits a CRC-32 would do, but processors compute SHA-256 nearly as fast, and it also tells entries apart
+that were made to look alike. It is no signature: whoever may write here may leave wrong numbers, but never code.
 """
 
 import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -25,9 +28,10 @@ log = logging.getLogger(__name__)
 VERSIONS = {"audio": 1, "logmel": 1, "hsf": 1, "wave": 1}
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_PLAIN = "biufc"  # kinds of numbers; a file may hold objects, too, which only a pickle or an address can stand for
 # The beginning of a .npy file, format 1.0, as numpy.save writes it; the numbers follow the line feed.
 _HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[^']+)', 'fortran_order': (?P<fortran>True|False), "
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[<>|][biufc]\d{1,2})', 'fortran_order': (?P<fortran>True|False), "
     rb"'shape': \((?P<shape>[\d, ]*)\), \} *\n",
     re.DOTALL,
 )
@@ -64,7 +68,8 @@ class FeatureStore:
     """A folder of arrays; any number of processes may use it at once.
 
     Writes are atomic (a temporary file of its own, then a rename), and equal keys have equal contents: who writes last
-    does not matter. Leftovers of killed processes are never read and may be deleted at any time.
+    does not matter. Nothing is ever removed: a process that found an entry damaged would remove the sound one by which
+    another has replaced it meanwhile. Leftovers of killed processes are never read and may be deleted at any time.
     """
 
     def __init__(self, root: Path):
@@ -84,7 +89,7 @@ class FeatureStore:
 
     def path(self, key: str) -> Path:
         """Returns where the entry of a key lies, whether it exists or not."""
-        return self.root / key[:2] / f"{key}.npy"
+        return Path(self._file(key))
 
     def get(self, key: str) -> np.ndarray | None:
         """Reads an entry.
@@ -93,27 +98,24 @@ class FeatureStore:
           key: The entry's name.
 
         Returns:
-          The array, read-only, or None if there is none. An entry whose digest does not fit is removed with a warning:
-          None.
+          The array, read-only, or None if there is none. An entry whose digest does not fit is none, with a warning.
 
         Raises:
           UserError: If the file exists but cannot be read.
         """
-        path = self.path(key)
+        file = self._file(key)
         try:
-            blob = path.read_bytes()
+            with open(file, "rb", buffering=0) as opened:  # A start reads thousands: no buffer, no Path.
+                blob = opened.read()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _refused("cannot read", path, error) from error
-        if blob[-_DIGEST_BYTES:] == _digest(key, memoryview(blob)[:-_DIGEST_BYTES]):
-            return _array(blob)
-        log.warning("Feature store: %s is damaged; it is removed and will be computed again.", path)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise _refused("cannot remove", path, error) from error
-        return None
+            raise _refused("cannot read", file, error) from error
+        sound = blob[-_DIGEST_BYTES:] == _digest(key, memoryview(blob)[:-_DIGEST_BYTES])
+        found = _array(blob) if sound else None
+        if found is None:
+            log.warning("Feature store: %s is damaged; it will be computed again.", file)
+        return found
 
     def put(self, key: str, array: np.ndarray) -> None:
         """Writes an entry; one that exists is replaced.
@@ -124,7 +126,10 @@ class FeatureStore:
 
         Raises:
           UserError: If the disk is full or the folder cannot be written.
+          ValueError: If the array holds something else.
         """
+        if array.dtype.kind not in _PLAIN:
+            raise ValueError(f"an array of {array.dtype}: the store keeps plain numbers")
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         payload = buffer.getvalue()
@@ -134,6 +139,9 @@ class FeatureStore:
             self._write(path, payload + _digest(key, payload))
         except OSError as error:
             raise _refused("cannot write", path, error) from error
+
+    def _file(self, key: str) -> str:
+        return f"{self.root}/{key[:2]}/{key}.npy"
 
     def _write(self, path: Path, blob: bytes) -> None:
         # Without fsync: what a power cut leaves behind fails its digest and is computed again.
@@ -154,21 +162,26 @@ def _digest(key: str, payload: bytes | memoryview) -> bytes:
     return digest.digest()
 
 
-def _array(blob: bytes) -> np.ndarray:
-    """What numpy.load returns, without copies; a start reads thousands of entries, in threads.
+def _array(blob: bytes) -> np.ndarray | None:
+    """What numpy.load returns, without copies; None if it is not what `put` writes.
 
     numpy.load parses the header with `ast`, which fails now and then when threads of Python 3.11 use it at once
     (SystemError: AST constructor recursion depth mismatch).
     """
-    found = _HEADER.match(blob)
-    if found is None:
-        raise ValueError(f"not a .npy file of plain numbers: {blob[:128]!r}")
-    dtype, order = np.dtype(found["dtype"].decode()), "F" if found["fortran"] == b"True" else "C"
-    shape = tuple(int(length) for length in found["shape"].split(b",") if length.strip())
-    return np.ndarray(shape, dtype, blob, found.end(), order=order)
+    header = _HEADER.match(blob)
+    if header is None:
+        return None
+    try:
+        dtype = np.dtype(header["dtype"].decode())
+        shape = tuple(int(length) for length in header["shape"].split(b",") if length.strip())
+        if math.prod(shape) * dtype.itemsize != len(blob) - _DIGEST_BYTES - header.end():
+            return None
+        return np.ndarray(shape, dtype, blob, header.end(), order="F" if header["fortran"] == b"True" else "C")
+    except (TypeError, ValueError):  # no such type, more axes or longer ones than NumPy has
+        return None
 
 
-def _refused(what: str, path: Path, error: OSError) -> UserError:
+def _refused(what: str, path: Path | str, error: OSError) -> UserError:
     return UserError(
         f"Feature store: {what} {path}: {error.strerror or error} (errno {error.errno}). "
         "Free space, mend the permissions, or choose another folder for the store; finished entries are kept."

@@ -4,6 +4,7 @@ import functools
 import math
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from ser_jax.arrays.inputs import Channel, Inputs
@@ -11,6 +12,8 @@ from ser_jax.config import SYSTEMS, Config
 from ser_jax.errors import UserError
 from ser_jax.models import end2end, systems
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic
+
+ACTIVATIONS = {"sigmoid": nn.sigmoid, "relu": nn.relu}  # of dense layers
 
 
 def channels(config: Config) -> tuple[Channel, ...]:
@@ -31,8 +34,11 @@ def uses_wave(config: Config) -> bool:
 
 
 def uses_dropout(config: Config) -> bool:
-    """Returns whether training the system draws random numbers in every step."""
-    return config.system == "end2you" and config.model.end2you_dropout > 0
+    """Returns whether the system drops values in training."""
+    m = config.model
+    if config.system == "end2you":
+        return m.end2you_dropout > 0
+    return m.dropout > 0 or (uses_hsf(config) and m.hsf_dropout > 0)
 
 
 def build_model(
@@ -55,13 +61,14 @@ def build_model(
     crnns = [
         systems.CRNN(channel, m.filters, tuple(m.widths), m.lstm_units, arithmetic) for channel in channels(config)
     ]
-    dense = functools.partial(systems.Dense, arithmetic=arithmetic)
+    dense = functools.partial(
+        systems.Dense, activation=ACTIVATIONS[m.activation], dropout=m.dropout, arithmetic=arithmetic
+    )
     if config.system == "plain_crnn":
         return systems.PlainCRNN(crnns[0], dense(m.plain_head), classes, arithmetic)
     if config.system == "hsf_crnn":
-        return systems.HSFCRNN(
-            crnns[0], dense(m.hsf_crnn_dense), dense(m.hsf_dense), dense(m.hsf_head), classes, arithmetic
-        )
+        hsf_dense = dense(m.hsf_dense, first_dropout=m.hsf_dropout)
+        return systems.HSFCRNN(crnns[0], dense(m.hsf_crnn_dense), hsf_dense, dense(m.hsf_head), classes, arithmetic)
     if config.system == "multi_crnn":
         return systems.MultiCRNN(
             crnns[0], crnns[1], dense(m.multi_short_dense), dense(m.multi_head), classes, arithmetic

@@ -7,13 +7,13 @@ the utterance, not of its padding.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from ser_jax.arrays.inputs import Inputs
 from ser_jax.models import pooling
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic, add_bias, product
+from ser_jax.models.dropout import drop
 from ser_jax.models.gru import gru
 from ser_jax.models.recurrence import lstm
 
@@ -56,8 +56,7 @@ class End2You(nn.Module):
             raise ValueError("the batch has no wave, which End2You needs")
         count = inputs.wave.shape[1]
         chunks = jnp.where(pooling.length_mask(inputs.length, count)[:, :, None], inputs.wave, 0)
-        if inputs.keys is not None:
-            chunks = drop(chunks, inputs.keys, self.dropout)
+        chunks = drop(chunks, inputs.keys, self.dropout)
         layer, gates, open_gates = CELLS[self.cell]
         x = self._features(chunks)
         for number in range(1, self.layers + 1):
@@ -95,24 +94,6 @@ class End2You(nn.Module):
 
 def _ones_in(rows: slice) -> nn.initializers.Initializer:
     return lambda key, shape, dtype=jnp.float32: jnp.zeros(shape, dtype).at[rows].set(1)
-
-
-def drop(x: Array, keys: Array, share: float) -> Array:
-    """Sets a random share of the values to 0 and scales the others up, so that their mean stays.
-
-    Args:
-      x: [B, C, S].
-      keys: [B, 2] u32, the data of one key per row: what is dropped in a row depends on its key and the shape only.
-      share: Share that is dropped, in [0, 1).
-
-    Returns:
-      [B, C, S].
-    """
-
-    def kept(key: Array) -> Array:
-        return jax.random.bernoulli(jax.random.wrap_key_data(key, impl="threefry2x32"), 1 - share, x.shape[1:])
-
-    return jnp.where(jax.vmap(kept)(keys), x / (1 - share), 0)
 
 
 def convolve_same(x: Array, kernel: Array, arithmetic: Arithmetic) -> Array:

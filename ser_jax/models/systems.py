@@ -1,10 +1,10 @@
 """The three systems of Luo, Zou and Huang (Interspeech 2018), figures 1 to 3, as Flax modules.
 
-All fully connected layers are sigmoid; the last one gives logits (softmax is in the loss). All three share
-`model.apply({"params": params}, inputs) -> logits`; what a system does not use is None in the inputs.
+All fully connected layers are sigmoid unless told otherwise; the last one gives logits (softmax is in the loss). All
+three share `model.apply({"params": params}, inputs) -> logits`; what a system does not use is None in the inputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax import Array
 from ser_jax.arrays.inputs import Channel, Inputs, segment_count
 from ser_jax.models import convolution, pooling, recurrence
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic, product
+from ser_jax.models.dropout import drop
 
 glorot = nn.initializers.glorot_uniform()
 
@@ -89,16 +90,30 @@ def _layer(width: int, arithmetic: Arithmetic, name: str | None = None) -> nn.De
 
 
 class Dense(nn.Module):
-    """A stack of fully connected sigmoid layers."""
+    """A stack of fully connected layers.
+
+    Attributes:
+      widths: Their widths.
+      activation: sigmoid or relu.
+      dropout: Share of the inputs of every layer that is dropped in training.
+      first_dropout: The same of the first layer; None: the same share.
+      arithmetic: How products are computed.
+    """
 
     widths: Sequence[int]
+    activation: Callable[[Array], Array] = nn.sigmoid
+    dropout: float = 0.0
+    first_dropout: float | None = None
     arithmetic: Arithmetic = DEFAULT
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [B, I] to [B, widths[-1]]."""
-        for width in self.widths:
-            x = nn.sigmoid(_layer(width, self.arithmetic)(x))
+    def __call__(self, x: Array, keys: Array | None) -> Array:
+        """Maps [B, I] to [B, widths[-1]]; keys [B, 2] are None where nothing is dropped."""
+        share = self.dropout if self.first_dropout is None else self.first_dropout
+        for number, width in enumerate(self.widths):
+            x = drop(x, keys, share, f"{self.name}/{number}")
+            x = self.activation(_layer(width, self.arithmetic)(x))
+            share = self.dropout
         return x
 
 
@@ -113,7 +128,7 @@ class PlainCRNN(nn.Module):
     @nn.compact
     def __call__(self, inputs: Inputs) -> Array:
         """Returns logits [B, K]."""
-        x = self.head(self.crnn(_values(inputs, 0), inputs.length))
+        x = self.head(self.crnn(_values(inputs, 0), inputs.length), inputs.keys)
         return _layer(self.classes, self.arithmetic, name="softmax")(x)
 
 
@@ -130,11 +145,11 @@ class HSFCRNN(nn.Module):
     @nn.compact
     def __call__(self, inputs: Inputs) -> Array:
         """Returns logits [B, K]."""
-        learned = self.crnn_dense(self.crnn(_values(inputs, 0), inputs.length))
+        learned = self.crnn_dense(self.crnn(_values(inputs, 0), inputs.length), inputs.keys)
         if inputs.hsf is None:
             raise ValueError("the batch has no functionals, which HSF-CRNN needs")
-        handcrafted = self.hsf_dense(inputs.hsf)
-        x = self.head(jnp.concatenate([learned, handcrafted], axis=-1))
+        handcrafted = self.hsf_dense(inputs.hsf, inputs.keys)
+        x = self.head(jnp.concatenate([learned, handcrafted], axis=-1), inputs.keys)
         return _layer(self.classes, self.arithmetic, name="softmax")(x)
 
 
@@ -151,9 +166,9 @@ class MultiCRNN(nn.Module):
     @nn.compact
     def __call__(self, inputs: Inputs) -> Array:
         """Returns logits [B, K]."""
-        short = self.short_dense(self.short(_values(inputs, 0), inputs.length))
+        short = self.short_dense(self.short(_values(inputs, 0), inputs.length), inputs.keys)
         long = self.long(_values(inputs, 1), inputs.length)
-        x = self.head(jnp.concatenate([short, long], axis=-1))
+        x = self.head(jnp.concatenate([short, long], axis=-1), inputs.keys)
         return _layer(self.classes, self.arithmetic, name="softmax")(x)
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from ser_jax.protocols.protocol import Fold, Protocol
@@ -167,12 +168,7 @@ def _aligned(table: Table) -> list[str]:
 
 def _wrapped(text: str, width: int) -> list[tuple[bool, str]]:
     """Cuts a text at its spaces into (is the first, line)."""
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     return [(number == 0, line) for number, line in enumerate(lines)]
 
 

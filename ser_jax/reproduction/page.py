@@ -2,13 +2,12 @@
 
 import dataclasses
 import datetime
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_jax import atomic
+from ser_jax import atomic, strict_json
 from ser_jax.evaluation import finished, formats, groups
 from ser_jax.evaluation.finished import FinishedRun
 from ser_jax.evaluation.predictions import read_predictions
@@ -51,10 +50,13 @@ def write_page(
       UserError: If a run directory is not finished or damaged.
     """
     runs = finished.read_runs([result.workdir for result in results])
+    versions = [_read(result.workdir / "versions.json") for result in results]
+    published = any(figure is not None for row in table.rows for figure in row.published)
+    cells = [_cells(table, *of, published=published) for of in zip(results, runs, versions, strict=True)]
     blocks = [
         [f"# {table.title}"],
-        ["```", made_by, "```", _made(results)],
-        _table([*_header(table)], [_cells(table, *pair) for pair in zip(results, runs, strict=True)]),
+        ["```", made_by, "```", _made(versions)],
+        _table(_header(table, published=published), cells),
         [_legend(runs)],
         ["## Differences", *_differences(results, runs)],
         ["## How this differs from what was published", *(f"- {text}" for text in _deviations(table, overridden))],
@@ -63,8 +65,11 @@ def write_page(
     atomic.write_text(path, "\n\n".join("\n".join(block) for block in blocks) + "\n")
 
 
-def _header(table: Table) -> list[str]:
-    published = any(figure is not None for row in table.rows for figure in row.published)
+def _read(path: Path) -> dict[str, Any]:
+    return strict_json.read(path, remedy=f"delete {path.parent}, and the row is trained anew")
+
+
+def _header(table: Table, *, published: bool) -> list[str]:
     scores = []
     for column in table.columns:
         scores += [f"{column.title}, published"] if published else []
@@ -72,11 +77,9 @@ def _header(table: Table) -> list[str]:
     return ["system", *scores, "seeds", "epochs", "time", "device", "protocol"]
 
 
-def _cells(table: Table, result: Result, run: FinishedRun) -> list[str]:
+def _cells(table: Table, result: Result, run: FinishedRun, versions: dict[str, str], *, published: bool) -> list[str]:
     title = result.row.title + (f" ({SHORTENED})" if result.shortened else "")
-    published = any(figure is not None for row in table.rows for figure in row.published)
-    config = json.loads((result.workdir / "config.json").read_text("utf-8"))
-    versions = json.loads((result.workdir / "versions.json").read_text("utf-8"))
+    config = _read(result.workdir / "config.json")
     cells = [title]
     for column, figure in zip(table.columns, result.row.published, strict=True):
         score = _score(column, run, result.workdir)
@@ -107,8 +110,7 @@ def _score(column: Column, run: FinishedRun, workdir: Path) -> dict[str, Any]:
     return part[column.score]
 
 
-def _made(results: Sequence[Result]) -> str:
-    found = [json.loads((result.workdir / "versions.json").read_text("utf-8")) for result in results]
+def _made(found: Sequence[dict[str, str]]) -> str:
     versions = sorted({f"ser_jax {v['ser_jax']}, Python {v['python']}, jax {v['jax']}" for v in found})
     cores = len(os.sched_getaffinity(0))
     return f"{datetime.date.today().isoformat()}, a machine with {cores} CPU cores; {'; '.join(versions)}."

@@ -1,14 +1,15 @@
 """Trains every row of a table by the command that the page shows, and writes the page."""
 
-import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ser_jax import strict_json
 from ser_jax.errors import EXIT_USER, Diverged, UserError
 from ser_jax.reproduction.tables import Row, Table
+from ser_jax.training.interrupt import Interrupted, Watch
 
 MODULE = "ser_jax.main"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -52,7 +53,15 @@ def train(arguments: Sequence[str]) -> int:
         raise UserError(f"{CONFIGS} is missing: run this from a checkout of the project, which holds the presets")
     preset = next(argument for argument in arguments if argument.startswith("--config="))
     found = [a if a != preset else f"--config={CONFIGS / Path(preset).name}" for a in arguments]
-    return subprocess.run([sys.executable, *found], check=False).returncode
+    process = subprocess.Popen([sys.executable, *found])
+    try:
+        return process.wait()
+    except (Interrupted, KeyboardInterrupt) as stop:  # Ctrl-C on a terminal has reached it already.
+        if isinstance(stop, Interrupted):
+            process.terminate()
+        with Watch():
+            process.wait()  # until it has saved
+        raise
 
 
 def reproduce(
@@ -123,7 +132,8 @@ def on_cpu(folder: Path, rows: Sequence[Row]) -> bool:
     for row in shortened:  # A row that was begun goes on as it was begun.
         path = folder / row.preset / "versions.json"
         if path.is_file():
-            return "cpu" in json.loads(path.read_text("utf-8"))["devices"].lower()
+            found = strict_json.read(path, remedy=f"delete {path.parent}, and the row is trained anew")
+            return "cpu" in str(found.get("devices")).lower()
     script = "import ser_jax, jax; print(jax.default_backend())"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return found.stdout.split()[-1] == "cpu"

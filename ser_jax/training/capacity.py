@@ -8,8 +8,8 @@ import numpy as np
 from ser_jax.arrays.dataset import Dataset
 from ser_jax.errors import UserError
 
-# Arrays like the parameters that a run needs: parameters, gradient, two moments, the best parameters.
-COPIES = 5
+# Arrays like the parameters that a run needs: parameters, gradient, two moments, the best and the average parameters.
+COPIES = 6
 # Values that a step keeps per frame of the longest bucket and per segmentation, forward and backward: an estimate from
 # the shapes (unfolded frames, both convolutions, gates and states of the LSTM), rounded up.
 VALUES_PER_FRAME = 2000

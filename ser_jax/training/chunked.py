@@ -41,7 +41,8 @@ class Chunked:
                 updates = updates_made(run, state.adam)
                 found, counters = lax.switch(shape, branches, state.params, state.counters, run, rows, mask, updates)
                 adam = functions.moments(state.adam, found.gradient, found.norm, found.good)
-                return TrainState(functions.params(state.params, adam, found.good), adam, counters), None
+                params, average = functions.params(state.params, state.average, adam, found.good)
+                return TrainState(params, adam, counters, average), None
 
             return lax.scan(step, state, (order, rows, mask))[0]
 

@@ -72,7 +72,7 @@ class Feed:
         return self.programs.put(self.stack([by_fold[run.fold.name]._replace(key=self._key(run)) for run in runs]))
 
     def _key(self, run: Run) -> np.ndarray | None:
-        if not self.programs.dropout:
+        if not self.programs.recipe.draws:
             return None
         return plans.generator("dropout", run.seed, run.fold.name).integers(2**32, size=2, dtype=np.uint32)
 

@@ -92,6 +92,7 @@ class Trainer:
         pending = [run for run in runs if not self.ledger.finished(run)]
         if not pending:
             return
+        self.ledger.check(runs)
         choosing = self.ledger.choosing(pending)
         # How long runs train in the second phase is not known yet: for as many epochs as may be, until it turns out.
         most = self.settings.epochs
@@ -191,12 +192,12 @@ class Trainer:
         """Scores the validation parts, if any, and lets that decide; the host reads the outcome later."""
         state = group.state
         if group.best is None:
-            counters, scores = self.programs.close(state.counters, group.epoch, group.judged_by, state.params)
+            counters, scores = self.programs.close(state.counters, group.epoch, group.judged_by, state.model)
         else:
             order, rows, part = group.judged_by
-            logits = self.programs.score(state.params, group.constants.statistics, order, rows)
+            logits = self.programs.score(state.model, group.constants.statistics, order, rows)
             group.best, counters, scores = self.programs.judge(
-                group.best, state.counters, group.epoch, state.params, logits, part
+                group.best, state.counters, group.epoch, state.model, logits, part
             )
         group.state = state._replace(counters=counters)
         group.unread.append((group.epoch, scores))
@@ -218,6 +219,10 @@ class Trainer:
             record.epochs = epoch
             record.seconds += seconds / len(active)
             trained += len(run.fold.train)
+            skipped = int(scores.skipped[n])
+            if skipped > record.skipped:
+                log.warning("%s: %d steps skipped in epoch %d, not finite", run.name, skipped - record.skipped, epoch)
+            record.skipped = skipped
             if scores.diverged[n]:
                 record.status = outcome.DIVERGED
                 log.error("%s has diverged in epoch %d: non-finite gradients or scores", run.name, epoch)
@@ -240,7 +245,7 @@ class Trainer:
     def _end(self, group: Group) -> None:
         """Writes the best parameters of every run, or those it had when its number of epochs was reached."""
         temperatures: list[float | None] = [None] * len(group.runs)
-        params = group.state.params  # A run that stopped has not changed since.
+        params = group.state.model  # A run that stopped has not changed since.
         if group.best is not None:
             params = group.best.params
             temperatures = self._temperatures(group, params)

@@ -9,6 +9,36 @@ import jax
 
 from ser_jax.training import optimiser, selection
 from ser_jax.training import step as steps
+from ser_jax.training.augmentation import Augmentation
+
+
+class Recipe(NamedTuple):
+    """How all runs are trained; see config.py for units and sources.
+
+    Attributes:
+      learning_rate: Of Adam.
+      clip_norm: Largest global norm of the gradient.
+      patience: Epochs without a better one after which a run stops; 0: never.
+      weight_decay: See `optimiser.update_params`.
+      ema: Decay of the running average of the parameters, which is then what is scored and kept; 0: none.
+      label_smoothing: See `step.cross_entropy`.
+      augmentation: How batches are varied; None: not at all.
+      dropout: Whether the system drops values in training.
+    """
+
+    learning_rate: float
+    clip_norm: float
+    patience: int = 0
+    weight_decay: float = 0.0
+    ema: float = 0.0
+    label_smoothing: float = 0.0
+    augmentation: Augmentation | None = None
+    dropout: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether steps draw random numbers: then every run needs a key in its constants."""
+        return self.dropout or self.augmentation is not None
 
 
 class Functions(NamedTuple):
@@ -31,30 +61,37 @@ class Functions(NamedTuple):
     judge: Callable[..., Any]
 
 
-def functions(
-    model: nn.Module, *, learning_rate: float, clip_norm: float, patience: int, axis: str | None
-) -> Functions:
+def functions(model: nn.Module, recipe: Recipe, axis: str | None) -> Functions:
     """Fills in what is the same for all runs.
 
     Args:
       model: The system.
-      learning_rate: Of Adam.
-      clip_norm: Largest global norm of the gradient.
-      patience: Epochs without a better one after which a run stops; 0: never.
+      recipe: How it is trained.
       axis: Mesh axis over which the rows of a batch are spread, or None.
     """
 
     def init(key: jax.Array, example: Any) -> steps.TrainState:
-        return steps.init_state(model.init(key, example)["params"])
+        return steps.init_state(model.init(key, example)["params"], averaged=recipe.ema > 0)
 
     def apply(params: Any, inputs: Any) -> Any:
         return model.apply({"params": params}, inputs)
 
     return Functions(
         init=init,
-        gradient=functools.partial(steps.gradient_step, apply=apply, axis=axis),
-        moments=functools.partial(optimiser.update_moments, clip_norm=clip_norm),
-        params=functools.partial(optimiser.update_params, learning_rate=learning_rate),
+        gradient=functools.partial(
+            steps.gradient_step,
+            apply=apply,
+            axis=axis,
+            smoothing=recipe.label_smoothing,
+            augmentation=recipe.augmentation,
+        ),
+        moments=functools.partial(optimiser.update_moments, clip_norm=recipe.clip_norm),
+        params=functools.partial(
+            optimiser.update_params,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            ema=recipe.ema,
+        ),
         score=functools.partial(steps.score_step, apply=apply),
-        judge=functools.partial(selection.judge, patience=patience),
+        judge=functools.partial(selection.judge, patience=recipe.patience),
     )

@@ -3,9 +3,12 @@
 import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
+
 from ser_jax.training import selection
 from ser_jax.training.runs import Run
-from ser_jax.training.step import TrainState
+from ser_jax.training.step import MOST_BAD_STEPS, TrainState
 
 
 @dataclasses.dataclass
@@ -18,6 +21,7 @@ class Record:
     best_loss: float = float("inf")
     epochs: int = 0
     seconds: float = 0.0
+    skipped: int = 0  # steps, for what they gave was not finite
     status: str = "training"
 
     @property
@@ -56,8 +60,20 @@ class Group:
     unread: list[tuple[int, selection.Scores]] = dataclasses.field(default_factory=list)
 
     def arrays(self) -> dict[str, Any]:
-        """Returns the arrays of a checkpoint."""
-        return {"state": self.state} | ({} if self.best is None else {"best": self.best})
+        """Returns the arrays of a checkpoint, on the host.
+
+        A run whose parameters or moments are no longer finite is lost: `selection` says so when the epoch ends. Until
+        then it is saved as zeros that count as diverged, so that a checkpoint never holds a value that is not finite.
+        """
+        arrays = jax.device_get({"state": self.state} | ({} if self.best is None else {"best": self.best}))
+        lost = ~np.all([_finite_runs(leaf) for leaf in jax.tree.leaves(arrays)], axis=0)
+        if not lost.any():
+            return arrays
+        counters = arrays["state"].counters
+        arrays = jax.tree.map(lambda leaf: _cleared(leaf, lost), arrays)
+        bad_steps = np.where(lost, np.int32(MOST_BAD_STEPS), counters.bad_steps)
+        cleared = arrays["state"].counters._replace(active=counters.active, bad_steps=bad_steps)
+        return arrays | {"state": arrays["state"]._replace(counters=cleared)}
 
     def position(self) -> dict[str, Any]:
         """Returns what a checkpoint needs besides the arrays."""
@@ -68,3 +84,15 @@ class Group:
             "step": self.step,
             "records": [dataclasses.asdict(record) for record in self.records],
         }
+
+
+def _finite_runs(leaf: np.ndarray) -> np.ndarray:
+    """Returns [R] bool, whether all values of a run are finite."""
+    return np.logical_and.reduce(np.isfinite(leaf).reshape(len(leaf), -1), axis=1)
+
+
+def _cleared(leaf: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Returns the leaf with zeros for some of the runs, [R] bool."""
+    leaf = leaf.copy()
+    leaf[runs] = 0
+    return leaf

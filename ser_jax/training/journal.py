@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_jax import atomic, metrics
+from ser_jax import atomic, metrics, strict_json
 from ser_jax.training import selection
 from ser_jax.training.runs import Run
 
@@ -27,6 +27,7 @@ def make_line(run: Run, epoch: int, scores: selection.Scores, seconds: float) ->
         "phase": run.phase,
         "epoch": epoch,
         "loss": float(scores.train_loss),
+        "skipped": int(scores.skipped),
     }
     if scores.loss is not None:
         line |= {
@@ -38,9 +39,10 @@ def make_line(run: Run, epoch: int, scores: selection.Scores, seconds: float) ->
 
 
 def append(workdir: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Writes lines behind those that are there."""
-    with (workdir / FILE).open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    """Writes lines behind those that are there; NaN and infinities become null."""
+    path = workdir / FILE
+    with atomic.naming(path), path.open("a") as file:
+        file.writelines(json.dumps(atomic.plain(line), allow_nan=False) + "\n" for line in lines)
 
 
 def forget(workdir: Path, runs: Sequence[Run], after: int) -> None:
@@ -56,11 +58,11 @@ def forget(workdir: Path, runs: Sequence[Run], after: int) -> None:
         return
     again = {(run.fold.name, run.seed, run.phase) for run in runs}
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # The last line of a process that was killed.
-        if (entry["fold"], entry["seed"], entry["phase"]) not in again or entry["epoch"] <= after:
-            kept.append(line + "\n")
+            entry = strict_json.parse(line)
+            if (entry["fold"], entry["seed"], entry["phase"]) not in again or entry["epoch"] <= after:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # The last line of a process that was killed, or damage.
     atomic.write_text(path, "".join(kept))

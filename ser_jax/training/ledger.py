@@ -34,6 +34,15 @@ class Ledger:
         """
         self._workdir, self._folds, self._description, self._statistics = workdir, folds, description, statistics
 
+    def check(self, runs: Sequence[Run]) -> None:
+        """Checks the files of those that are finished, before the others are trained for hours.
+
+        Raises:
+          UserError: If one is damaged.
+        """
+        for run in runs:
+            model_files.check(self._folder(run))
+
     def finished(self, run: Run) -> bool:
         """Returns whether the run has its model file."""
         return model_files.read_description(self._folder(run)) is not None

@@ -74,7 +74,7 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
     """Returns XLA's options: the devices of a CPU compute with one thread each.
 
     They share a pool of as many threads as there are cores, and a product that one of them divides over all of them
-    waits for threads that work for the others: 28.0 instead of 24.4 ms a step (jaxlib 0.10.2, two devices).
+    waits for threads that work for the others (jaxlib 0.10.2).
     """
     alone = mesh.size == 1 or mesh.devices.flat[0].platform != "cpu"
     return {} if alone else {"xla_cpu_multi_thread_eigen": False}

@@ -1,21 +1,23 @@
 """`models/<fold>-<seed>/`: everything that prediction needs of a trained run, in one JSON and one array file.
 
-`model.json` is written last: where it exists, the run is finished. It holds the digest of `model.npz`, so a damaged
-file is noticed. A run that is trained again after its choice of the epoch has `choice.json`, written in between.
+`model.json` is written last: where it exists, the run is finished. It is sealed and holds the digest of `model.npz`,
+so a damaged file is noticed. A run that is trained again after its choice of the epoch has `choice.json`, written in
+between.
 """
 
 import hashlib
 import io
-import json
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
 
-from ser_jax import atomic
+from ser_jax import atomic, strict_json
 from ser_jax.arrays.standardise import Statistics
 from ser_jax.errors import UserError
+from ser_jax.training import seal
 
 SCHEMA = 1
 DESCRIPTION, ARRAYS, CHOICE = "model.json", "model.npz", "choice.json"
@@ -47,13 +49,17 @@ def write_model(folder: Path, description: dict[str, Any], params: Any, statisti
         np.savez(buffer, allow_pickle=False, **arrays)
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
         atomic.write_bytes(folder / ARRAYS, buffer.getvalue())
-    atomic.write_json(folder / DESCRIPTION, {"schema": SCHEMA, **description, "sha256": digest})
+    _write(folder / DESCRIPTION, {**description, "sha256": digest})
 
 
 def write_choice(folder: Path, choice: dict[str, Any]) -> None:
     """Writes what the validation part of a run has chosen, before the run is trained again."""
     folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(folder / CHOICE, {"schema": SCHEMA, **choice})
+    _write(folder / CHOICE, choice)
+
+
+def _write(path: Path, description: dict[str, Any]) -> None:
+    atomic.write_json(path, seal.sealed(atomic.plain({"schema": SCHEMA, **description})))
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
@@ -69,15 +75,25 @@ def read_choice(folder: Path) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        description = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete {path.parent} and run the training command again"
-        ) from None
+    description = strict_json.read(path, remedy=f"delete {path.parent} and run the training command again")
     if description.get("schema") != SCHEMA:
         raise UserError(f"{path} has schema {description.get('schema')}; this version reads schema {SCHEMA}")
+    if not seal.intact(description):
+        raise UserError(
+            f"{path} is damaged (its seal does not fit); delete {path.parent} and run the training command again"
+        )
     return description
+
+
+def check(folder: Path) -> None:
+    """Checks the files of a finished run against their digests; does nothing if it is not finished.
+
+    Raises:
+      UserError: If one is damaged or missing.
+    """
+    description = read_description(folder)
+    if description is not None and description.get("sha256") is not None:
+        _read_arrays(folder, description)
 
 
 def read_model(folder: Path) -> Model:
@@ -87,18 +103,26 @@ def read_model(folder: Path) -> Model:
       UserError: If the run is not finished, has diverged, or its files do not fit together.
     """
     description = read_description(folder)
-    if description is None or description["sha256"] is None:
+    if description is None or description.get("sha256") is None:
         raise UserError(f"{folder} holds no trained model; run the training command again to finish it")
+    content = _read_arrays(folder, description)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            flat = {tuple(name.split("/")): arrays[name] for name in arrays.files}
+        tree = traverse_util.unflatten_dict(flat)
+        return Model(description, tree["params"], Statistics(**tree.get("statistics", {})))
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{folder / ARRAYS} holds no model ({error}); delete {folder} and train it again") from None
+
+
+def _read_arrays(folder: Path, description: dict[str, Any]) -> bytes:
     path = folder / ARRAYS
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != description["sha256"]:
         raise UserError(
             f"{path} is not the file that {DESCRIPTION} describes (SHA-256 differs); delete {folder} and train it again"
         )
-    with np.load(io.BytesIO(content)) as arrays:
-        flat = {tuple(name.split("/")): arrays[name] for name in arrays.files}
-    tree = traverse_util.unflatten_dict(flat)
-    return Model(description, tree["params"], Statistics(**tree.get("statistics", {})))
+    return content
 
 
 def list_models(workdir: Path) -> list[Path]:

@@ -72,13 +72,39 @@ def update_moments(state: Adam, gradient: Any, norm: Array, good: Array, *, clip
     )
 
 
-def update_params(params: Any, state: Adam, good: Array, *, learning_rate: float) -> Any:
-    """Moves the parameters along the moments of `update_moments`; with `good` False they stay, to the bit."""
+def update_params(
+    params: Any, average: Any, state: Adam, good: Array, *, learning_rate: float, weight_decay: float, ema: float
+) -> tuple[Any, Any]:
+    """Moves the parameters along the moments of `update_moments`; with `good` False all stay, to the bit.
+
+    Args:
+      params: Parameters.
+      average: Their running average, a tree like them; None without one.
+      state: State of the optimiser.
+      good: [] bool.
+      learning_rate: Of Adam.
+      weight_decay: Share of a kernel that is taken off per unit of the learning rate (decoupled: Loshchilov and Hutter
+        2019); biases stay.
+      ema: Decay of the average; in the first updates less, (1 + n) / (10 + n), so that it leaves the initial values.
+
+    Returns:
+      The new parameters and their new average.
+    """
     correction1 = 1 - DECAY1**state.count
     correction2 = 1 - DECAY2**state.count
 
     def move(value, moment1, moment2):
         step = (moment1 / correction1) / (jnp.sqrt(moment2 / correction2) + EPSILON)
+        if weight_decay and value.ndim > 1:
+            step += weight_decay * value
         return jnp.where(good, value - learning_rate * step, value)
 
-    return jax.tree.map(move, params, state.moment1, state.moment2)
+    params = jax.tree.map(move, params, state.moment1, state.moment2)
+    if average is None:
+        return params, None
+    kept = jnp.minimum(ema, (1.0 + state.count) / (10.0 + state.count))
+
+    def mix(mean, value):
+        return jnp.where(good, kept * mean + (1 - kept) * value, mean)
+
+    return params, jax.tree.map(mix, average, params)

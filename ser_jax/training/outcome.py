@@ -20,11 +20,7 @@ def describe_choice(run: Run, record: Record, temperature: float | None) -> dict
       The content of `choice.json` or, if the run is not trained again, its share of `model.json`.
     """
     return {
-        "fold": run.fold.name,
-        "seed": run.seed,
-        "status": DIVERGED if record.status == DIVERGED else DONE,
-        "best_epoch": record.best_epoch,
-        "epochs": record.epochs,
+        **_describe(run, record, record.best_epoch),
         "validation": {"ua": record.best_ua, "wa": record.best_wa, "loss": record.best_loss},
         "temperature": temperature,
         "seconds": round(record.seconds, 3),
@@ -45,15 +41,22 @@ def describe_given(run: Run, record: Record, choice: dict[str, Any]) -> dict[str
     """
     again = choice["fold"] == run.fold.name
     return {
-        "fold": run.fold.name,
-        "seed": run.seed,
-        "status": DIVERGED if record.status == DIVERGED else DONE,
-        "best_epoch": run.epochs,
-        "epochs": record.epochs,
+        **_describe(run, record, run.epochs),
         "epochs_from": choice["fold"],
         "first_pass": {name: choice[name] for name in ("epochs", "seconds")} if again else None,
         "validation": choice["validation"] if again else None,
         "temperature": choice["temperature"] if again else None,
         "temperature_from": "first_pass" if again else None,
         "seconds": round(record.seconds + (choice["seconds"] if again else 0), 3),
+    }
+
+
+def _describe(run: Run, record: Record, best_epoch: int | None) -> dict[str, Any]:
+    return {
+        "fold": run.fold.name,
+        "seed": run.seed,
+        "status": DIVERGED if record.status == DIVERGED else DONE,
+        "best_epoch": best_epoch,
+        "epochs": record.epochs,
+        "skipped": record.skipped,
     }

@@ -17,7 +17,7 @@ from ser_jax.training import mesh as meshes
 from ser_jax.training import selection
 from ser_jax.training import step as steps
 from ser_jax.training.chunked import Chunked
-from ser_jax.training.functions import functions
+from ser_jax.training.functions import Recipe, functions
 from ser_jax.training.mesh import OWN, SHARED
 from ser_jax.training.stepwise import Stepwise
 
@@ -35,7 +35,7 @@ class Programs:
     Attributes:
       mesh: Mesh with the axes "run" and "data".
       size: Runs in a group.
-      dropout: Whether training draws random numbers: then every run needs a key in its constants.
+      recipe: How the system is trained.
       chunk: Training steps that are handed over at once.
       score_chunk: Batches whose logits come together.
       late: By how many epochs results may be fetched late.
@@ -46,10 +46,8 @@ class Programs:
         self,
         model: nn.Module,
         dataset: Dataset,
+        recipe: Recipe,
         *,
-        learning_rate: float,
-        clip_norm: float,
-        patience: int,
         classes: int,
         batch_size: int,
         devices: list[Any],
@@ -57,7 +55,6 @@ class Programs:
         chunk: int,
         training: bool,
         split_rows: bool = True,
-        dropout: bool = False,
         long_steps: bool = False,
     ):
         """Puts the data on the devices and compiles the programs of every bucket.
@@ -65,9 +62,7 @@ class Programs:
         Args:
           model: The system.
           dataset: All utterances.
-          learning_rate: Of Adam.
-          clip_norm: Largest global norm of the gradient.
-          patience: Epochs without a better one after which a run stops; 0: never.
+          recipe: How it is trained.
           classes: Number of classes K.
           batch_size: Rows B of a batch.
           devices: Devices; see `mesh.make_mesh`.
@@ -75,17 +70,16 @@ class Programs:
           chunk: Steps of one program; 0: every step is dispatched by itself.
           training: Whether to compile what training needs, too.
           split_rows: Whether devices that are left over share the rows of a batch.
-          dropout: Whether training the system draws random numbers.
           long_steps: Whether steps that are dispatched by themselves are waited for; see `Stepwise`.
         """
         self.mesh, self.size = meshes.make_mesh(devices, size, batch_size if split_rows else 1), size
-        self.dropout = dropout
+        self.recipe = recipe
         buckets = [
             self._put(steps.Bucket(inputs, targets), SHARED)
             for inputs, targets in zip(dataset.buckets, dataset.targets, strict=True)
         ]
         axis = meshes.DATA if self.mesh.shape[meshes.DATA] > 1 else None
-        of_run = functions(model, learning_rate=learning_rate, clip_norm=clip_norm, patience=patience, axis=axis)
+        of_run = functions(model, recipe, axis)
         self._init = jax.jit(of_run.init)
         self._example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), buckets[0].inputs)
         self._first = jax.jit(meshes.over_runs(selection.nothing_yet, self.mesh, [OWN]))
@@ -102,7 +96,7 @@ class Programs:
         begin = time.monotonic()
         self.state_shape = self._group_shape(jax.eval_shape(self._init, jax.random.key(0), self._example))
         statistics = dataset.device_statistics(dataset.statistics(dataset.utterances(0)[:1]))
-        key = np.zeros(2, np.uint32) if dropout else None
+        key = np.zeros(2, np.uint32) if recipe.draws else None
         run_shape = self._group_shape(steps.RunConstants(statistics, np.zeros(classes, np.float32), key))
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             self._engine.compile(pool, self.state_shape, run_shape, (size, batch_size), training)

@@ -19,7 +19,7 @@ class Best(NamedTuple):
       params: Its parameters.
       ua: [] f32, its UA on the validation part.
       loss: [] f32, its mean cross-entropy there.
-      epoch: [] i32, its number; 0 before the first.
+      epoch: [] i32, its number; 0 before the first, when UA and loss say nothing.
     """
 
     params: Any
@@ -51,6 +51,7 @@ class Scores(NamedTuple):
       diverged: [] bool, whether it has diverged in it.
       better: [] bool, whether this is the best epoch so far; None without a validation part.
       stopped: [] bool, whether the run ends with it, for want of a better one or because its number is reached.
+      skipped: [] i32, steps skipped for a gradient or loss that is not finite, up to the end of the epoch.
     """
 
     train_loss: Array
@@ -60,11 +61,12 @@ class Scores(NamedTuple):
     diverged: Array
     better: Any
     stopped: Array
+    skipped: Array
 
 
 def nothing_yet(params: Any) -> Best:
     """Returns the state before the first epoch."""
-    return Best(jax.tree.map(jnp.copy, params), jnp.float32(-1), jnp.float32(jnp.inf), jnp.int32(0))
+    return Best(jax.tree.map(jnp.copy, params), jnp.float32(-1), jnp.float32(0), jnp.int32(0))
 
 
 def judge(
@@ -99,7 +101,7 @@ def judge(
     counts = jnp.sum(confusion, axis=1)
     recalls = jnp.diagonal(confusion) / jnp.maximum(counts, 1)
     ua = jnp.sum(recalls) / jnp.maximum(jnp.sum(counts > 0), 1)  # over the classes that the part has
-    finite = jnp.all(jnp.isfinite(rows) | ~part.mask[:, None])
+    finite = jnp.all(jnp.isfinite(rows) | ~part.mask[:, None]) & jnp.isfinite(loss) & _finite(params)
     diverged = counters.active & ((counters.bad_steps >= MOST_BAD_STEPS) | ~finite)
     alive = counters.active & ~diverged
     better = alive & ((best.epoch == 0) | (ua > best.ua) | ((ua == best.ua) & (loss < best.loss)))
@@ -112,6 +114,7 @@ def judge(
         diverged,
         better,
         stopped,
+        counters.skipped,
     )
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), Best(params, ua, loss, epoch), best)
     return best, _next_epoch(counters, alive & ~stopped), scores
@@ -129,12 +132,15 @@ def close(counters: Counters, epoch: Array, last: Array, params: Any) -> tuple[C
     Returns:
       The counters of the next epoch, and the scores.
     """
-    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
-    diverged = counters.active & ((counters.bad_steps >= MOST_BAD_STEPS) | ~finite)
+    diverged = counters.active & ((counters.bad_steps >= MOST_BAD_STEPS) | ~_finite(params))
     alive = counters.active & ~diverged
     stopped = alive & (epoch >= last)
-    scores = Scores(_train_loss(counters), None, None, counters.active, diverged, None, stopped)
+    scores = Scores(_train_loss(counters), None, None, counters.active, diverged, None, stopped, counters.skipped)
     return _next_epoch(counters, alive & ~stopped), scores
+
+
+def _finite(params: Any) -> Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
 
 
 def _train_loss(counters: Counters) -> Array:

@@ -14,6 +14,7 @@ from jax import lax
 from ser_jax.arrays.inputs import Array, Inputs
 from ser_jax.arrays.standardise import Statistics, standardise
 from ser_jax.training import optimiser
+from ser_jax.training.augmentation import Augmentation, vary_frames, vary_hsf
 
 MOST_BAD_STEPS = 5
 
@@ -38,7 +39,7 @@ class RunConstants(NamedTuple):
     Attributes:
       statistics: Standardisation of its training part.
       class_weights: [K] f32, weight of every class in the loss.
-      key: [2] u32, data of the key of what its model draws; None for a system without dropout.
+      key: [2] u32, data of the key of what its steps draw; None if they draw nothing.
     """
 
     statistics: Statistics
@@ -71,17 +72,25 @@ class TrainState(NamedTuple):
       params: Parameters.
       adam: State of the optimiser.
       counters: Sums.
+      average: Running average of the parameters; None without one.
     """
 
     params: Any
     adam: optimiser.Adam
     counters: Counters
+    average: Any = None
+
+    @property
+    def model(self) -> Any:
+        """The parameters that are scored and kept: the average, if there is one."""
+        return self.params if self.average is None else self.average
 
 
-def init_state(params: Any) -> TrainState:
+def init_state(params: Any, averaged: bool = False) -> TrainState:
     """Returns the state of a run before its first step."""
     zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
-    return TrainState(params, optimiser.init(params), Counters(zero, zero, none, none, jnp.array(True)))
+    counters = Counters(zero, zero, none, none, jnp.array(True))
+    return TrainState(params, optimiser.init(params), counters, jax.tree.map(jnp.copy, params) if averaged else None)
 
 
 class Gradient(NamedTuple):
@@ -98,10 +107,9 @@ class Gradient(NamedTuple):
     good: Array
 
 
-def take(bucket: Bucket, rows: Array, statistics: Statistics) -> tuple[Inputs, Array]:
-    """Gathers rows [B] of a bucket and standardises them; returns inputs and class numbers [B]."""
-    inputs = jax.tree.map(lambda values: values[rows], bucket.inputs)
-    return standardise(inputs, statistics, jnp), bucket.targets[rows]
+def take(bucket: Bucket, rows: Array) -> tuple[Inputs, Array]:
+    """Gathers rows [B] of a bucket; returns raw inputs and class numbers [B]."""
+    return jax.tree.map(lambda values: values[rows], bucket.inputs), bucket.targets[rows]
 
 
 def updates_made(run: RunConstants, adam: optimiser.Adam) -> Array | None:
@@ -126,9 +134,14 @@ def row_keys(key: Array, updates: Array, rows: int, axis: str | None) -> Array:
     return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(of_step, first + jnp.arange(rows)))
 
 
-def cross_entropy(logits: Array, targets: Array, weights: Array) -> Array:
-    """Returns Σ w·ce of logits [B, K], class numbers [B] and weights [B] (0 for a row that does not count)."""
+def cross_entropy(logits: Array, targets: Array, weights: Array, smoothing: float = 0.0) -> Array:
+    """Returns Σ w·ce of logits [B, K], class numbers [B] and weights [B] (0 for a row that does not count).
+
+    With `smoothing` s the truth is 1 − s + s/K, and s/K for the other classes (Szegedy et al. 2016, section 7).
+    """
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if smoothing:
+        losses = (1 - smoothing) * losses - smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=-1)
     return jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
 
 
@@ -143,6 +156,8 @@ def gradient_step(
     *,
     apply: Apply,
     axis: str | None = None,
+    smoothing: float = 0.0,
+    augmentation: Augmentation | None = None,
 ) -> tuple[Gradient, Counters]:
     """Computes the gradient of one batch of one run.
 
@@ -158,6 +173,8 @@ def gradient_step(
       updates: [] i32, see `updates_made`.
       apply: (params, inputs) → logits [B, K].
       axis: Name of the mesh axis over which the rows of the batch are spread; None: all of them are here.
+      smoothing: See `cross_entropy`.
+      augmentation: How the batch is varied; None: not at all.
 
     Returns:
       The gradient of the whole batch, not to be applied where that holds no real row, it is not finite or the run has
@@ -165,22 +182,28 @@ def gradient_step(
     """
     # What fills the batch up repeats its first real row: 0 · NaN would otherwise reach the gradient.
     rows = jnp.where(mask, rows, rows[jnp.argmax(mask)])
-    inputs, targets = take(bucket, rows, run.statistics)
+    raw, targets = take(bucket, rows)
+    keys = None if run.key is None else row_keys(run.key, updates, len(rows), axis)
+    if augmentation is None:
+        inputs = standardise(raw, run.statistics, jnp)
+    else:
+        assert keys is not None
+        inputs = standardise(vary_frames(raw, keys, run.statistics, augmentation), run.statistics, jnp)
+        inputs = vary_hsf(inputs, keys, augmentation)
     if axis is not None:  # There may be no real row among those that are here.
         inputs = jax.tree.map(lambda values: jnp.where(jnp.any(mask), values, jnp.ones_like(values)), inputs)
-    if run.key is not None:
-        inputs = inputs._replace(keys=row_keys(run.key, updates, len(rows), axis))
+    inputs = inputs._replace(keys=keys)
     weights = jnp.where(mask, run.class_weights[targets], 0)
     weight, real = _summed((jnp.sum(weights), jnp.sum(mask)), axis)
 
     def loss(params):
-        total = cross_entropy(apply(params, inputs), targets, weights)
+        total = cross_entropy(apply(params, inputs), targets, weights, smoothing)
         return total / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), total
 
     gradient, total = _summed(jax.grad(loss, has_aux=True)(params), axis)
     norm = optimiser.global_norm(gradient)
     work = (real > 0) & counters.active & (counters.bad_steps < MOST_BAD_STEPS)
-    finite = jnp.isfinite(norm)
+    finite = jnp.isfinite(norm) & jnp.isfinite(counters.loss_sum + total)
     good = work & finite
     bad = (work & ~finite).astype(jnp.int32)
     counters = Counters(
@@ -207,21 +230,29 @@ def train_step(
     apply: Apply,
     learning_rate: float,
     clip_norm: float,
-    axis: str | None = None,
+    weight_decay: float = 0.0,
+    ema: float = 0.0,
+    **options: Any,
 ) -> TrainState:
     """One update of one run; arguments as for `gradient_step` and the optimiser.
 
     A gradient that is not to be applied leaves parameters and optimiser as they are, to the bit.
     """
     found, counters = gradient_step(
-        *(bucket, state.params, state.counters, run, rows, mask, updates_made(run, state.adam)), apply=apply, axis=axis
+        *(bucket, state.params, state.counters, run, rows, mask, updates_made(run, state.adam)),
+        apply=apply,
+        **options,
     )
     adam = optimiser.update_moments(state.adam, found.gradient, found.norm, found.good, clip_norm=clip_norm)
-    params = optimiser.update_params(state.params, adam, found.good, learning_rate=learning_rate)
-    return TrainState(params, adam, counters)
+    params, average = optimiser.update_params(
+        *(state.params, state.average, adam, found.good),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        ema=ema,
+    )
+    return TrainState(params, adam, counters, average)
 
 
 def score_step(bucket: Bucket, params: Any, statistics: Statistics, rows: Array, *, apply: Apply) -> Array:
     """Returns the logits [B, K] of one batch of one run; arguments as for `train_step`."""
-    inputs, _ = take(bucket, rows, statistics)
-    return apply(params, inputs)
+    return apply(params, standardise(take(bucket, rows)[0], statistics, jnp))

@@ -56,7 +56,7 @@ class Stepwise:
             return found.good, (moments(adam, found.gradient, found.norm, found.good), counters, number)
 
         self._gradient = jax.jit(step, donate_argnums=2)
-        self._params = jax.jit(meshes.over_runs(functions.params, mesh, [OWN] * 3, drop=False), donate_argnums=0)
+        self._params = jax.jit(meshes.over_runs(functions.params, mesh, [OWN] * 4, drop=False), donate_argnums=(0, 1))
         self._score = jax.jit(meshes.over_runs(functions.score, mesh, [SHARED, OWN, OWN, ROWS], ROWS))
         self._gradients: list[Any] = []
         self._scores: list[Any] = []
@@ -92,14 +92,14 @@ class Stepwise:
             part = slice(first, first + self.chunk)
             batches = [self._put(self._filled(values[part]), STEP_ROWS) for values in (rows, mask)]
             number = self._put(np.zeros(rows.shape[1], np.int32), OWN)
-            params, rest = state.params, (state.adam, state.counters, number)
+            params, average, rest = state.params, state.average, (state.adam, state.counters, number)
             for bucket in order[part].tolist():
                 good, rest = self._gradients[bucket](self.buckets[bucket], params, rest, run, *batches)
-                params = self._params(params, rest[0], good)
+                params, average = self._params(params, average, rest[0], good)
                 meshes.settle(self.mesh, params)
                 if self._wait:
                     jax.block_until_ready(params)
-            state = TrainState(params, rest[0], rest[1])
+            state = TrainState(params, rest[0], rest[1], average)
         return state
 
     def score(self, params: Any, statistics: Any, order: Any, rows: Any) -> tuple[Any, ...]:

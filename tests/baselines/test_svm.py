@@ -166,6 +166,21 @@ def test_the_validation_part_moves_c_and_nothing_else(fit):
     assert len(chosen) > 2
 
 
+def test_refit_is_a_machine_of_both_parts_with_the_chosen_c(fit):
+    hsf, targets = functionals(), (np.arange(45) % 3).astype(np.int32)
+    chosen = fit(hsf, targets)
+    again = fit(hsf, targets, refit=True)
+    assert (again.c, again.tried) == (chosen.c, chosen.tried)
+    both = fit(hsf, targets, Fold("a", 35 * "t" + 10 * "e"), c=(chosen.c,))
+    np.testing.assert_array_equal(again.statistics.hsf_mean, both.statistics.hsf_mean)
+    np.testing.assert_array_equal(again.coefficients, both.coefficients)
+    np.testing.assert_array_equal(again.intercept, both.intercept)
+    assert not np.array_equal(again.coefficients, chosen.coefficients)
+    np.testing.assert_array_equal(
+        fit(hsf, targets, Fold("a", 35 * "t" + 10 * "e"), c=(chosen.c,), refit=True).coefficients, both.coefficients
+    )
+
+
 def test_ua_chooses_not_wa(fit):
     """One is right about the only example of a class, the other about one of nine: WA is the same, UA is not."""
     hsf, targets, grid = functionals(8), (np.arange(45) % 3).astype(np.int32), (1e-4, 1.0)

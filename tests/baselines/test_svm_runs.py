@@ -54,7 +54,7 @@ def contents(workdir: Path) -> dict[str, object]:
         name = str(path.relative_to(workdir))
         found[name] = path.read_bytes()
         if path.suffix == ".json":
-            found[name] = {**json.loads(path.read_text()), "seconds": None}
+            found[name] = {**json.loads(path.read_text()), "seconds": None, "seal": None}
     return found
 
 

@@ -2,19 +2,20 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import audb
 import pytest
+import releases
+from audformat_release import emodb_like, filewise_rows, save
 
-audb = pytest.importorskip("audb")
-
-import releases  # noqa: E402
-from audformat_release import emodb_like, filewise_rows, save  # noqa: E402
-
-from ser_jax.corpora import audb_root, audformat_database, registry  # noqa: E402
-from ser_jax.errors import UserError  # noqa: E402
+from ser_jax.corpora import audb_root, audformat_database, registry
+from ser_jax.errors import UserError
 
 # The library uses arguments of pandas that pandas 4 will not have.
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:aud(b|format)")
+
+library: Any = audb  # Its functions have the names of its modules, which type checkers take them for.
 
 ROWS = filewise_rows((3, 8, 9), 1)
 
@@ -26,11 +27,11 @@ def repository(tmp_path, monkeypatch) -> Path:
     for number, (file, label, who) in enumerate(ROWS):
         releases.write_wav(made / file, releases.tone_like_speech(0.1, label, str(who), number))
     (tmp_path / "host/published").mkdir(parents=True)
-    published = audb.Repository("published", str(tmp_path / "host"), "file-system")
+    published = library.Repository("published", str(tmp_path / "host"), "file-system")
     monkeypatch.setattr(audb.config, "REPOSITORIES", [published])
     monkeypatch.setattr(audb.config, "CACHE_ROOT", str(tmp_path / "cache"))
     monkeypatch.setattr(audb.config, "SHARED_CACHE_ROOT", str(tmp_path / "shared"))
-    audb.publish(str(made), "1.0.0", published, cache_root=str(tmp_path / "cache"), verbose=False)
+    library.publish(str(made), "1.0.0", published, cache_root=str(tmp_path / "cache"), verbose=False)
     return made
 
 

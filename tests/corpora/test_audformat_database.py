@@ -1,17 +1,16 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import audformat
+import pandas
 import pytest
+from audformat_release import LABELS, add_table, emodb_like, filewise_rows, new_database, save
 
-audformat = pytest.importorskip("audformat")
-
-import pandas  # noqa: E402
-from audformat_release import LABELS, add_table, emodb_like, filewise_rows, new_database, save  # noqa: E402
-
-from ser_jax.corpora import audformat_database  # noqa: E402
-from ser_jax.corpora.listing import Unusable  # noqa: E402
-from ser_jax.errors import UserError  # noqa: E402
+from ser_jax.corpora import audformat_database
+from ser_jax.corpora.listing import Unusable
+from ser_jax.errors import UserError
 
 # The library uses arguments of pandas that pandas 4 will not have.
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:aud(b|format)")
@@ -47,7 +46,8 @@ def segmented(*rows: tuple[str, float, float | None, str], column: str = "emotio
     """Returns a database with one table of segments; `more` are its other columns."""
     database = new_database()
     files, starts, ends, labels = zip(*rows, strict=True)
-    index = audformat.segmented_index(files, [f"{s}s" for s in starts], [f"{e}s" if e else None for e in ends])
+    stops: Any = [f"{e}s" if e else None for e in ends]
+    index = audformat.segmented_index(files, [f"{s}s" for s in starts], stops)
     add_table(database, "segments", index, {column: labels, **more})
     return database
 

@@ -3,14 +3,12 @@
 import pickle
 from pathlib import Path
 
+import audformat
 import pytest
+from audformat_release import emodb_like, filewise_rows, save
 
-audformat = pytest.importorskip("audformat")
-
-from audformat_release import emodb_like, filewise_rows, save  # noqa: E402
-
-from ser_jax.corpora.audformat_tables import Database  # noqa: E402
-from ser_jax.errors import UserError  # noqa: E402
+from ser_jax.corpora.audformat_tables import Database
+from ser_jax.errors import UserError
 
 # The library uses arguments of pandas that pandas 4 will not have.
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:aud(b|format)")

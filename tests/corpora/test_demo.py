@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from scipy import linalg, signal
+from sklearn import metrics, preprocessing, svm
 
 from ser_jax.corpora import demo, syllables, synthesis
 from ser_jax.corpora.table import CANONICAL_CLASSES
@@ -272,9 +273,6 @@ def test_extremes_stay_finite():
 def test_linear_svm_finds_it_learnable_but_not_trivial(corpus, waves):
     """ComParE functionals + linear SVM, one speaker held out at a time: pooled UA between 60 and 95 %."""
     opensmile = pytest.importorskip("opensmile")
-    metrics = pytest.importorskip("sklearn.metrics")
-    preprocessing = pytest.importorskip("sklearn.preprocessing")
-    svm = pytest.importorskip("sklearn.svm")
     smile = opensmile.Smile(opensmile.FeatureSet.ComParE_2016, opensmile.FeatureLevel.Functionals)
     values = np.concatenate([smile.process_signal(waves[row.id], RATE).to_numpy(float) for row in corpus.utterances])
     labels = np.array([row.label for row in corpus.utterances])

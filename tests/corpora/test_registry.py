@@ -6,7 +6,7 @@ import pytest
 import releases
 
 import ser_jax.corpora
-from ser_jax.corpora import registry
+from ser_jax.corpora import demo, registry
 from ser_jax.corpora.table import Corpus
 from ser_jax.errors import UserError
 
@@ -61,7 +61,6 @@ def test_the_home_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("root", ["", "given"])
 def test_the_demo_corpus_needs_no_root(monkeypatch, root):
-    demo = pytest.importorskip("ser_jax.corpora.demo")
     asked = []
     corpus = Corpus("demo", Path(), (), "demo-speaker", {})
     monkeypatch.setattr(demo, "read", lambda folder: asked.append(folder) or corpus)

@@ -73,10 +73,10 @@ def test_what_is_no_finished_run_is_refused(tmp_path, name):
 @pytest.mark.parametrize("text", ["{", "", "\xff"])
 def test_broken_results_are_refused(run, text):
     (run / "results.json").write_bytes(text.encode("latin-1"))
-    assert f"{run / 'results.json'} is not JSON" in refusal(run)
+    assert f"{run / 'results.json'} is damaged" in refusal(run)
 
 
-@pytest.mark.parametrize("text", ['{"schema": 2}', "[1]", "{}"])
+@pytest.mark.parametrize("text", ['{"schema": 2}', "{}"])
 def test_another_schema_is_refused_with_both(run, text):
     (run / "results.json").write_text(text)
     sentence = refusal(run)

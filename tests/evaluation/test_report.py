@@ -126,6 +126,17 @@ def test_temperatures_are_shown(tmp_path):
     assert "temperatures from 1.250 to 2.500" in report.write_report(tmp_path).read_text("utf-8")
 
 
+def test_rows_of_folds_that_are_not_pooled_are_not_shown(tmp_path):
+    """Oracle: the page is the same whether their rows are in the table or not."""
+    found = make_run(tmp_path, seeds=1) | {"pooled_folds": [f"spk{number}" for number in range(1, 6)]}
+    atomic.write_json(tmp_path / "results.json", found)
+    text = report.write_report(tmp_path).read_text("utf-8")
+    assert "45 test utterances of 5 speakers" in " ".join(text.split())
+    rows, classes = predictions.read_predictions(tmp_path / "predictions.csv")
+    predictions.write_predictions(tmp_path / "predictions.csv", [row for row in rows if row.fold != "spk0"], classes)
+    assert report.write_report(tmp_path).read_text("utf-8") == text
+
+
 def test_diverged_runs_are_named(tmp_path):
     make_run(tmp_path, diverged=((2, 1),))
     text = report.write_report(tmp_path).read_text("utf-8")
@@ -170,7 +181,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 def test_a_broken_file_is_named(tmp_path):
     make_run(tmp_path)
     (tmp_path / "results.json").write_text('{"schema": ')
-    with pytest.raises(errors.UserError, match=r"results\.json is not JSON"):
+    with pytest.raises(errors.UserError, match=r"results\.json is damaged"):
         report.write_report(tmp_path)
 
 

@@ -101,7 +101,9 @@ def test_folds_that_are_not_pooled_keep_their_own_scores():
     common |= {"system": "s", "parameters": 1, "seconds": {}}
     found = results.summarise(rows, runs=runs, pooled_folds=["b"], **common)
     alone = results.summarise(rows[1:], runs=runs[1:], **common)
-    assert found["pooled_folds"] == alone["pooled_folds"] == ["b"]
+    assert found["pooled_folds"] == alone["pooled_folds"] == ["b"] and found["probabilities"] == "softmax"
+    named = results.summarise(rows, runs=runs, probabilities="uncalibrated", **common)
+    assert named["probabilities"] == "uncalibrated"
     assert all(found[key] == alone[key] for key in ("ua", "wa", "macro_f1", "class_recall", "confusion", "seeds"))
     assert [entry["ua"] for entry in found["runs"]] == [1.0, 0.5] and found["utterances"] == 3
     runs[0]["status"] = results.DIVERGED
@@ -114,16 +116,8 @@ def test_keys_of_the_schema(tmp_path):
     assert set(found) == {
         *("schema", "system", "parameters", "corpus", "corpus_sha256", "protocol", "protocol_sha256", "classes"),
         *("utterances", "unlabelled", "seeds", "seeds_left_out", "ua", "wa", "ci95_unit", "ci95_note", "macro_f1"),
-        *(
-            "pooled_folds",
-            "recall",
-            "class_recall",
-            "confusion",
-            "calibration",
-            "predictions_sha256",
-            "runs",
-            "seconds",
-        ),
+        *("pooled_folds", "recall", "class_recall", "confusion", "probabilities", "calibration", "predictions_sha256"),
+        *("runs", "seconds"),
     }
     for score in (found["ua"], found["wa"], found["macro_f1"], *found["class_recall"].values()):
         assert set(score) == {"mean", "std", "ci95", "per_seed"}

@@ -189,7 +189,7 @@ def test_a_wav_behind_an_id3_tag_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-@pytest.mark.parametrize("extension", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
 def test_half_a_file_is_truncated(tmp_path, extension, share):
     path = write(tmp_path, f"a.{extension}", tone(seconds=20) * np.linspace(0.1, 1, 320000, dtype=np.float32))
     blob = path.read_bytes()
@@ -239,6 +239,20 @@ def test_rates_and_channels_over_the_limits(tmp_path):
     assert reason(write(tmp_path, "fast.wav", tone(), 384000)) == "over the limits"
     assert reason(write(tmp_path, "wide.wav", np.zeros((100, 1024), np.float32))) == "over the limits"
     assert decode(write(tmp_path, "eight.wav", np.full((2000, 8), 0.5)), max_seconds=LIMIT).channels == 8
+
+
+def test_names_of_any_kind(tmp_path):
+    content = write(tmp_path, "a.wav", tone()).read_bytes()
+    for name in ("ünïcode", "line\nbreak", "no extension", os.fsdecode(b"latin-\xfc.wav")):  # the last is not UTF-8
+        (tmp_path / name).write_bytes(content)
+        assert len(decode(tmp_path / name, max_seconds=LIMIT).samples) == 16000
+
+
+def test_a_header_that_libsndfile_reads_otherwise_is_refused(tmp_path, monkeypatch):
+    path = write(tmp_path, "a.wav", tone(8000), 8000, subtype="IMA_ADPCM")
+    monkeypatch.setattr(audio, "container", lambda _: "wav")  # a gate that a header has deceived
+    with pytest.raises(BadAudio, match="unreadable: libsndfile reads IMA_ADPCM samples; only PCM and float are read"):
+        decode(path, max_seconds=LIMIT)
 
 
 def test_too_large_a_file_is_not_opened(tmp_path):

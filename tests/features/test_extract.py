@@ -11,7 +11,7 @@ import soundfile
 
 from ser_jax.corpora.table import Corpus, Rejection, Utterance, utterance_id
 from ser_jax.errors import UserError
-from ser_jax.features import audio, extract, hsf, store
+from ser_jax.features import audio, extract, hsf, item, store
 from ser_jax.features.logmel import LogMelSettings, log_mel
 from ser_jax.features.workers import WorkerDied
 
@@ -52,6 +52,7 @@ class Workplace:
         corpus=None,
         settings=PAPER,
         *,
+        log_mel=True,
         hsf=False,
         waves=False,
         store_root: Path | None = None,
@@ -62,6 +63,7 @@ class Workplace:
         return extract.extract(
             corpus or self.corpus(),
             settings,
+            log_mel=log_mel,
             hsf=hsf,
             waves=waves,
             store_root=store_root or self.store,
@@ -118,6 +120,25 @@ def test_waves_are_the_samples_in_16_bits(place, monkeypatch):
     assert again.extracted == 0
     for one, other in zip(found.waves, again.waves, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_log_mel_is_neither_computed_nor_loaded_unless_asked_for(place, monkeypatch):
+    def refuse(*_):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(item, "log_mel", refuse)
+        found = place.extract(log_mel=False, waves=True)
+    assert found.log_mel == [] and len(found.waves) == len(found.utterances) == len(found.seconds) == 4
+    alone = set(place.entries())
+    complete = place.extract(waves=True)
+    assert complete.extracted == 4 and complete.utterances == found.utterances
+    added = set(place.entries()) - alone
+    assert len(added) == 4, "log-mel frames and nothing else"
+    for path in place.store.rglob("*.npy"):
+        if path.name in added:
+            path.write_bytes(b"junk")
+    assert place.extract(log_mel=False, waves=True).extracted == 0, "an entry that is read would be computed again"
 
 
 def test_the_second_time_nothing_is_decoded(place, monkeypatch):

@@ -1,7 +1,6 @@
 """The ComParE functionals against openSMILE's own reading of the file."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ import soundfile
 
 from ser_jax.errors import UserError
 from ser_jax.features import hsf
-
-SPEECH = Path(__file__).parents[2].parent / "shared" / "data" / "emodb4" / "wav"
 
 
 @pytest.fixture
@@ -29,10 +26,8 @@ def recording(tmp_path):
 
 
 @pytest.fixture
-def speech():
-    if not SPEECH.is_dir():
-        pytest.skip(f"no recordings at {SPEECH}")
-    return sorted(SPEECH.glob("*.wav"))[0]
+def speech(emodb_root):
+    return sorted((emodb_root / "wav").glob("*.wav"))[0]
 
 
 @pytest.mark.parametrize("source", ["recording", "speech"])

@@ -224,7 +224,10 @@ def applied(system: str, arithmetic: Arithmetic, dtype: Any) -> tuple[Any, Any, 
         lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1])), dtype),
         shapes_of(system, DEFAULT, dtype),
     )
-    run = lambda params, frames: model.apply({"params": params}, inputs._replace(frames=frames))  # noqa: E731
+
+    def run(params: Any, frames: Any) -> Any:
+        return model.apply({"params": params}, inputs._replace(frames=frames))
+
     return run, params, inputs.frames
 
 

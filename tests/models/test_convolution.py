@@ -10,7 +10,10 @@ from ser_jax.models import convolution
 
 def kernels(bands=6, filters=4, seed=0):
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape))
+
     return convolution.Kernels(draw(5, bands, filters), draw(filters), draw(3, filters, filters), draw(filters))
 
 
@@ -54,13 +57,11 @@ def test_fast_form_equals_literal_form(float64, window, hop, extra):
     def literal(x, w):
         return convolution.cnn_literal(cut(x, window, hop), w)
 
+    def gradients(form):
+        return jax.tree.leaves(jax.grad(lambda x, w: jnp.sum(jnp.sin(form(x, w))), argnums=(0, 1))(frames, weights))
+
     np.testing.assert_allclose(fast(frames, weights), literal(frames, weights), rtol=1e-12, atol=1e-12)
-    loss = lambda fn: lambda x, w: jnp.sum(jnp.sin(fn(x, w)))  # noqa: E731
-    for a, b in zip(
-        jax.tree.leaves(jax.grad(loss(fast), argnums=(0, 1))(frames, weights)),
-        jax.tree.leaves(jax.grad(loss(literal), argnums=(0, 1))(frames, weights)),
-        strict=True,
-    ):
+    for a, b in zip(gradients(fast), gradients(literal), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 

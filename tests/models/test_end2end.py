@@ -12,7 +12,7 @@ from recurrent_loops import numpy_gru, numpy_lstm
 
 from ser_jax import config as configuration
 from ser_jax.arrays.inputs import Inputs
-from ser_jax.models import build, end2end
+from ser_jax.models import build, dropout, end2end
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic
 
 # Two convolutions 20·1·40 + 40 and 40·40·40 + 40; per layer gates · 128 · (inputs + 128 + 1) of 1280 and 128 inputs;
@@ -221,22 +221,6 @@ def keys(*numbers: int) -> jax.Array:
     return jax.vmap(jax.random.key_data)(jax.vmap(jax.random.key)(jnp.array(numbers)))
 
 
-@pytest.mark.parametrize("share", [0.5, 0.2])
-def test_what_is_kept_is_scaled_up(share):
-    x = jnp.ones((2, 50, 100))
-    dropped = np.asarray(end2end.drop(x, keys(1, 2), share))
-    assert set(np.unique(dropped)) == {0, np.float32(1 / (1 - share))}
-    np.testing.assert_allclose(np.mean(dropped == 0, axis=(1, 2)), share, atol=5 * np.sqrt(share / 5000))
-    assert 0.05 < np.mean(dropped[0] != dropped[1]) < 0.95, "every row draws for itself"
-
-
-def test_a_row_drops_what_its_key_says():
-    """Wherever the row stands, and with whom."""
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 5)), jnp.float32)
-    together = end2end.drop(x, keys(1, 2, 3), 0.5)
-    np.testing.assert_array_equal(together[1:], end2end.drop(x[1:], keys(2, 3), 0.5))
-
-
 def test_nothing_is_dropped_without_keys():
     inputs = batch([3, 5])
     model = model_of("lstm")
@@ -256,7 +240,7 @@ def test_logits_are_those_of_the_dropped_wave():
     inputs = batch([3, 5])
     model = model_of("gru")
     params = random_params(model, inputs)
-    dropped = end2end.drop(jnp.asarray(inputs.wave), keys(1, 2), 0.5)
+    dropped = dropout.drop(jnp.asarray(inputs.wave), keys(1, 2), 0.5)
     expected = model.apply({"params": params}, inputs._replace(wave=dropped))
     found = model.apply({"params": params}, inputs._replace(keys=keys(1, 2)))
     np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -15,7 +15,10 @@ from ser_jax.models import recurrence
 
 def weights(batch=3, steps=7, size=5, units=4, seed=0, dtype=np.float64):
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.normal(size=shape).astype(dtype)  # noqa: E731
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(dtype)
+
     return draw(batch, steps, size), draw(size, 4 * units), draw(units, 4 * units), draw(4 * units)
 
 
@@ -34,9 +37,9 @@ def test_numpy_loop(float64):
 def test_flax_cell(float64):
     inputs, kernel, recurrent_kernel, bias = map(jnp.asarray, weights())
     cell = nn.OptimizedLSTMCell(4, param_dtype=jnp.float64)
-    split = lambda x: list(jnp.split(x, 4, axis=-1))  # noqa: E731
     params = {}
-    for name, wx, wh, b in zip("ifgo", split(kernel), split(recurrent_kernel), split(bias), strict=True):
+    gates = (jnp.split(weight, 4, axis=-1) for weight in (kernel, recurrent_kernel, bias))
+    for name, wx, wh, b in zip("ifgo", *gates, strict=True):
         params[f"i{name}"] = {"kernel": wx}
         params[f"h{name}"] = {"kernel": wh, "bias": b}
     expected: Any = nn.RNN(cell).apply({"params": {"cell": params}}, inputs)
@@ -58,10 +61,12 @@ def test_gradient_equals_automatic_differentiation(float64, steps):
         return jax.lax.scan(step, (zeros, zeros), projected)[1]
 
     projected = jnp.swapaxes(args[0], 0, 1) @ args[1]
-    loss = lambda fn: lambda p, w: jnp.sum(jnp.sin(fn(p, w) * jnp.arange(1.0, 5.0)[None, None, :]))  # noqa: E731
-    fast = jax.grad(loss(recurrence.recur), argnums=(0, 1))(projected, args[2])
-    oracle = jax.grad(loss(plain), argnums=(0, 1))(projected, args[2])
-    for a, b in zip(fast, oracle, strict=True):
+
+    def gradients(form):
+        scale = jnp.arange(1.0, 5.0)[None, None, :]
+        return jax.grad(lambda p, w: jnp.sum(jnp.sin(form(p, w) * scale)), argnums=(0, 1))(projected, args[2])
+
+    for a, b in zip(gradients(recurrence.recur), gradients(plain), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 

@@ -12,6 +12,7 @@ import scored
 
 from ser_jax.errors import Diverged, UserError
 from ser_jax.reproduction import rows, tables
+from ser_jax.training import interrupt
 
 TABLE = tables.TABLES["2"]
 OPTIONS = {"root": "/data", "seeds": 4, "shorten": True, "extra": ()}
@@ -51,6 +52,25 @@ def test_every_preset_exists():
     for table in tables.TABLES.values():
         for row in table.rows:
             assert (rows.CONFIGS / f"{row.preset}.py").is_file(), row
+
+
+CHILD = """
+import os, pathlib, signal, sys, time
+def save(*_):
+    pathlib.Path(sys.argv[1]).write_text("saved")
+    sys.exit(42)
+signal.signal(signal.SIGTERM, save)
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(100)
+"""
+
+
+def test_sigterm_reaches_the_training_of_a_row_which_may_save(monkeypatch, tmp_path):
+    """The child sends it to this process once it is ready, and leaves only when it gets it back."""
+    monkeypatch.setattr(rows, "CONFIGS", tmp_path)
+    with pytest.raises(interrupt.Interrupted), interrupt.leaving_on_sigterm(42):
+        rows.train(["-c", CHILD, str(tmp_path / "file"), "--config=configs/x.py"])
+    assert (tmp_path / "file").read_text() == "saved"
 
 
 def test_without_a_checkout(monkeypatch, tmp_path):

@@ -44,14 +44,14 @@ def test_what_data_and_runs_take():
     parameters = build.count_parameters(tiny.model(), data.buckets[0])
     assert parameters == tiny.programs(2, 2).parameters
     longest = max(bucket.frames.shape[1] for bucket in buckets)
-    assert capacity.run_bytes(data, parameters, 4) == 4 * (5 * parameters + 2000 * 4 * longest)
+    assert capacity.run_bytes(data, parameters, 4) == 4 * (6 * parameters + 2000 * 4 * longest)
 
 
 def test_chunks_of_waves_take_more():
     waves = [np.ones(size, np.int16) for size in (30, 100)]
     data = datasets.build_wave_dataset(waves, np.zeros(2, np.int32), chunk=10, shapes=2, batch_size=1, train_share=1.0)
     assert capacity.data_bytes(data) == 2 * (30 + 100) + 2 * 4 + 2 * 4
-    assert capacity.run_bytes(data, 7, 2) == 4 * (5 * 7 + 300_000 * 2 * 10)
+    assert capacity.run_bytes(data, 7, 2) == 4 * (6 * 7 + 300_000 * 2 * 10)
 
 
 def test_cpus_do_not_say():

@@ -13,10 +13,12 @@ import tiny
 
 from ser_jax import config as configuration
 from ser_jax.arrays import dataset as datasets
+from ser_jax.arrays.standardise import standardise
 from ser_jax.models import build
 from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.training import model_files
 from ser_jax.training import step as steps
+from ser_jax.training.functions import Recipe
 from ser_jax.training.interrupt import Interrupted
 from ser_jax.training.programs import Programs
 
@@ -57,16 +59,13 @@ def programs(size: int, devices: int, chunk: int = 0) -> Programs:
     return Programs(
         build.build_model(config(), len(tiny.CLASSES), Arithmetic(unfold=chunk > 0)),
         dataset(),
-        learning_rate=LEARNING_RATE,
-        clip_norm=tiny.CLIP_NORM,
-        patience=0,
+        Recipe(learning_rate=LEARNING_RATE, clip_norm=tiny.CLIP_NORM, dropout=True),
         classes=len(tiny.CLASSES),
         batch_size=tiny.BATCH,
         devices=jax.local_devices()[:devices],
         size=size,
         chunk=chunk,
         training=True,
-        dropout=True,
         long_steps=True,
     )
 
@@ -215,7 +214,8 @@ def test_scores_are_those_of_the_whole_wave(chunk, constants):
     twice = [tiny.bits(made.score(params, run.statistics, order, rows[:, :2])) for _ in range(2)]
     assert twice[0] == twice[1]
     logits = np.asarray(made.score(params, run.statistics, order, rows[:, :2])[0]).reshape(2, -1, len(tiny.CLASSES))
-    inputs, _ = steps.take(buckets()[order[0]], rows[0, 1], constants[1].statistics)
+    raw, _ = steps.take(buckets()[order[0]], rows[0, 1])
+    inputs = standardise(raw, constants[1].statistics, jax.numpy)
     own = jax.tree.map(lambda leaf: leaf[1], jax.device_get(params))
     np.testing.assert_allclose(logits[1, : tiny.BATCH], apply(own, inputs), atol=1e-5)
 

@@ -13,6 +13,7 @@ import scipy.special
 import tiny
 
 from ser_jax import metrics
+from ser_jax.errors import UserError
 from ser_jax.training import feed, fit, model_files, scoring
 from ser_jax.training.interrupt import Interrupted
 
@@ -21,7 +22,7 @@ EPOCHS, PATIENCE = 30, 3
 CHUNK = 7  # an epoch is a whole chunk and part of another
 CALLS = -(-STEPS // CHUNK)  # of the training program by chunk in an epoch
 assert STEPS % CHUNK
-NO_SECONDS = {"seconds": None}
+NO_SECONDS = {"seconds": None, "seal": None}
 
 pytestmark = pytest.mark.xdist_group("training")  # One process compiles the programs that these files share.
 
@@ -136,12 +137,26 @@ def test_learns(trained):
     assert min(found) > 0.5 and np.mean(found) > 0.8
 
 
+def test_damage_to_a_finished_run_is_found_before_others_are_trained(short, tmp_path, monkeypatch):
+    """R7: not hours later, when everything is scored."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(short, workdir)
+    path = workdir / "models/a-0/model.npz"
+    path.write_bytes(path.read_bytes()[:-1])
+    shutil.rmtree(workdir / "models/b-0")
+    count = Interruption(tiny.programs(2, 2), monkeypatch)
+    with pytest.raises(UserError, match=rf"{path} is not the file that model.json describes"):
+        tiny.trainer(workdir, tiny.programs(2, 2)).train(tiny.runs("a,b,c"))
+    assert count.calls == 0
+
+
 def test_metrics_are_complete(trained):
     lines = history(trained)
     groups = [["a", "b"], ["c", "d"]]
     expected = [(fold, 0, epoch) for group in groups for epoch in range(1, EPOCHS + 1) for fold in group]
     assert [(line["fold"], line["seed"], line["epoch"]) for line in lines] == expected
-    names = {"fold", "seed", "phase", "epoch", "loss", "validation_loss", "validation_ua", "validation_wa", "seconds"}
+    names = {"fold", "seed", "phase", "epoch", "loss", "skipped", "seconds"}
+    names |= {"validation_loss", "validation_ua", "validation_wa"}
     assert {frozenset(line) for line in lines} == {frozenset(names)}
     for line in lines:
         assert 0 < line["loss"] < 3 and 0 < line["validation_loss"] < 5 and line["seconds"] > 0
@@ -298,6 +313,36 @@ def test_group_in_which_every_run_diverges_ends_early(chunk, epochs, tmp_path, m
     Poisoned.trainer(tmp_path, programs).train(tiny.runs("a"))
     assert count.trained == epochs * STEPS and history(tmp_path) == []
     assert outcome(tmp_path)["models/a-0/model.json"]["epochs"] == 1
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_run_that_explodes_is_never_saved_as_such(interrupted, short, tmp_path, monkeypatch):
+    """R18: stopped before its epoch says so, it diverges all the same after resuming; its neighbour is undisturbed."""
+    programs = tiny.programs(2, 2)
+    train, calls = programs.train, 0
+
+    def exploding(state, *arguments):
+        nonlocal calls
+        state, calls = train(state, *arguments), calls + 1
+        if calls == 2:
+            params = jax.tree.map(np.array, jax.device_get(state.params))
+            for leaf in jax.tree.leaves(params):
+                leaf[0] = np.inf
+            state = state._replace(params=programs.put(params))
+            if interrupted:
+                signal.raise_signal(signal.SIGTERM)
+        return state
+
+    monkeypatch.setattr(programs, "train", exploding)
+    lost, sound = tiny.runs("a,b")
+    if interrupted:
+        with pytest.raises(Interrupted):
+            tiny.trainer(tmp_path, programs).train([lost, sound])
+    tiny.trainer(tmp_path, programs).train([lost, sound])
+    description = outcome(tmp_path)[f"models/{lost.name}/model.json"]
+    assert (description["status"], description["epochs"]) == ("diverged", 1)
+    assert tiny.bits(params_of(tmp_path, sound)) == tiny.bits(params_of(short, sound))
+    assert [line["epoch"] for line in of_run(tmp_path, sound)] == [1, 2, 3]
 
 
 # --- Interruptions ----------------------------------------------------------------------------------------------------

@@ -64,7 +64,11 @@ def outcome(workdir: Path) -> dict[str, Any]:
     """Everything that a training leaves behind, except for times."""
 
     def timeless(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: timeless(v) if isinstance(v, dict) else v for name, v in values.items() if name != "seconds"}
+        return {
+            name: timeless(v) if isinstance(v, dict) else v
+            for name, v in values.items()
+            if name not in ("seconds", "seal")
+        }
 
     found: dict[str, Any] = {"metrics": [history(workdir, phase) for phase in (CHOICE, GIVEN)]}
     for path in sorted((workdir / "models").rglob("*.*")):
@@ -217,7 +221,9 @@ def test_runs_of_a_group_stop_at_their_own_number(tmp_path):
 def test_metrics_say_which_phase(refitted):
     numbers = {run.fold.name: description(refitted, run)["best_epoch"] for run in RUNS}
     lines = history(refitted, GIVEN)
-    assert {frozenset(line) for line in lines} == {frozenset({"fold", "seed", "phase", "epoch", "loss", "seconds"})}
+    assert {frozenset(line) for line in lines} == {
+        frozenset({"fold", "seed", "phase", "epoch", "loss", "skipped", "seconds"})
+    }
     expected = [(epoch, fold) for epoch in range(1, EPOCHS + 1) for fold in "ab" if epoch <= numbers[fold]]
     assert [(line["epoch"], line["fold"]) for line in lines] == expected
     assert all(0 < line["loss"] < 3 for line in lines)

@@ -1,10 +1,11 @@
 """Signals: noted, not obeyed at once; a second Ctrl-C is; the handlers of before come back."""
 
 import signal
+import threading
 
 import pytest
 
-from ser_jax.training.interrupt import Interrupted, Watch
+from ser_jax.training.interrupt import Interrupted, Watch, farewell, leaving_on_sigterm
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -78,3 +79,35 @@ def test_a_watch_can_be_entered_again():
 def test_interrupted_says_by_what():
     error = Interrupted(signal.SIGTERM)
     assert str(error) == "SIGTERM" and error.signal == signal.SIGTERM
+    assert farewell(signal.SIGTERM) == "stopped by SIGTERM; run the same command again to go on from here"
+
+
+# --- Everything else (how a process ends: test_cli.py) ----------------------------------------------------------------
+
+
+def test_sigterm_raises_where_nothing_watches_and_only_once(earlier):
+    with pytest.raises(Interrupted, match="SIGTERM"), leaving_on_sigterm(42):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+    assert earlier == []
+    signal.raise_signal(signal.SIGTERM)
+    assert earlier == [signal.SIGTERM], "the handler of before is back"
+
+
+def test_a_watch_has_it_until_it_ends(earlier):
+    with leaving_on_sigterm(42):
+        with Watch() as watch:
+            signal.raise_signal(signal.SIGTERM)
+            assert watch.received == signal.SIGTERM
+    assert earlier == []
+
+
+def test_without_a_signal_nothing_is_left(earlier):
+    threads = set(threading.enumerate())
+    with leaving_on_sigterm(42):
+        assert len(set(threading.enumerate()) - threads) == 1
+        signal.raise_signal(signal.SIGINT)
+    assert set(threading.enumerate()) == threads and earlier == [signal.SIGINT]
+    assert signal.set_wakeup_fd(-1) == -1

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from ser_jax.arrays.standardise import Statistics
 from ser_jax.errors import UserError
-from ser_jax.training import model_files
+from ser_jax.training import model_files, seal
 
 DESCRIPTION = {"fold": "Ä/b", "seed": 3, "status": "done", "best_epoch": 2, "validation": {"ua": 1 / 3}}
 RNG = np.random.default_rng(0)
@@ -32,7 +33,7 @@ def folder(tmp_path):
 
 def change(folder, **values):
     path = folder / "model.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    path.write_text(json.dumps(seal.sealed({**json.loads(path.read_text()), **values})))
 
 
 @pytest.mark.parametrize("statistics", [LOG_MEL, WITH_HSF], ids=["log-mel", "functionals"])
@@ -82,6 +83,40 @@ def test_damaged_description(folder, content):
         model_files.read_description(folder)
 
 
+@pytest.mark.parametrize("file", ["model.json", "choice.json"])
+def test_flipped_bits_in_a_description_are_noticed(folder, file):
+    """R7: every bit of it; a temperature or an epoch that was changed would still be JSON."""
+    model_files.write_choice(folder, DESCRIPTION)
+    read = model_files.read_description if file == "model.json" else model_files.read_choice
+    content = (folder / file).read_bytes()
+    silent = []
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (folder / file).write_bytes(flipped)
+        try:
+            if read(folder) != json.loads(content):
+                silent.append(bit)
+        except UserError as error:
+            assert str(folder / file) in str(error)
+    assert silent == []
+
+
+def test_a_description_without_a_seal_is_not_trusted(folder):
+    path = folder / "model.json"
+    path.write_text(json.dumps({name: v for name, v in json.loads(path.read_text()).items() if name != seal.KEY}))
+    with pytest.raises(UserError, match=rf"{path} is damaged \(its seal does not fit\); delete {folder} and run"):
+        model_files.read_description(folder)
+
+
+def test_check_reads_everything(folder):
+    model_files.check(folder)
+    model_files.check(folder / "nowhere")
+    (folder / "model.npz").write_bytes(b"")
+    with pytest.raises(UserError, match="is not the file that model.json describes"):
+        model_files.check(folder)
+
+
 @pytest.mark.parametrize("schema", [0, 2, None, "1"])
 def test_other_schema(folder, schema):
     change(folder, schema=schema)
@@ -120,9 +155,10 @@ class Trap:
 def test_nothing_is_ever_unpickled(tmp_path, folder):
     """R24: an array file with a pickle inside and a digest that fits is refused, and nothing of it runs."""
     path = folder / "model.npz"
-    np.savez(path, **{"params/a": np.array([Trap(tmp_path / "canary")], object), "statistics/mean": np.zeros(1)})  # type: ignore[arg-type]
+    trap: Any = {"params/a": np.array([Trap(tmp_path / "canary")], object), "statistics/mean": np.zeros(1)}
+    np.savez(path, **trap)
     change(folder, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(UserError, match=rf"{path} holds no model \(.*allow_pickle=False\); delete {folder}"):
         model_files.read_model(folder)
     assert not (tmp_path / "canary").exists()
 

@@ -14,7 +14,10 @@ def update(params, state, gradient, good=True, *, clip_norm=1.0, learning_rate=0
     good = jnp.asarray(good)
     norm = optimiser.global_norm(gradient)
     state = optimiser.update_moments(state, gradient, norm, good, clip_norm=clip_norm)
-    return optimiser.update_params(params, state, good, learning_rate=learning_rate), state
+    params, _ = optimiser.update_params(
+        *(params, None, state, good), learning_rate=learning_rate, weight_decay=0.0, ema=0.0
+    )
+    return params, state
 
 
 def tree_of(rng, dtype, scale=1.0):
@@ -66,6 +69,43 @@ def test_clip(length, kept):
     state = update(gradient, optimiser.init(gradient), gradient)[1]
     np.testing.assert_allclose(state.moment1["a"], [0.1 * 0.6 * kept], rtol=1e-6)
     np.testing.assert_allclose(state.moment2["b"], [[0.001 * (0.8 * kept) ** 2]], rtol=1e-6)
+
+
+def test_weight_decay_is_that_of_adamw(float64):
+    """10 steps against optax; a bias is not decayed."""
+    rng = np.random.default_rng(0)
+    params = expected = tree_of(rng, "float64")
+    oracle = optax.adamw(0.1, weight_decay=0.03, mask=lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree))
+    state, oracle_state = optimiser.init(params), oracle.init(params)
+    for _ in range(10):
+        gradient = tree_of(rng, "float64", scale=0.1)
+        norm = optimiser.global_norm(gradient)
+        state = optimiser.update_moments(state, gradient, norm, jnp.array(True), clip_norm=1e9)
+        params, _ = optimiser.update_params(
+            *(params, None, state, jnp.array(True)), learning_rate=0.1, weight_decay=0.03, ema=0.0
+        )
+        updates, oracle_state = oracle.update(gradient, oracle_state, expected)
+        expected = optax.apply_updates(expected, updates)
+    tiny.assert_close(params, expected, 1e-12)
+
+
+def test_average_by_hand(float64):
+    """The first update keeps 2/11 of what was there, the second 3/12, from 0.3 on it is the decay that rules."""
+    params = average = {"w": jnp.array([5.0, -1.0])}
+    state = optimiser.init(params)
+    mean = np.array([5.0, -1.0])
+    for kept in (2 / 11, 3 / 12, 0.3, 0.3):
+        gradient = {"w": jnp.array([1.0, -2.0])}
+        state = optimiser.update_moments(state, gradient, jnp.array(0.1), jnp.array(True), clip_norm=1.0)
+        params, average = optimiser.update_params(
+            *(params, average, state, jnp.array(True)), learning_rate=0.1, weight_decay=0.0, ema=0.3
+        )
+        mean = kept * mean + (1 - kept) * np.asarray(params["w"])
+        np.testing.assert_allclose(average["w"], mean, rtol=1e-12)
+    same = optimiser.update_params(
+        *(params, average, state, jnp.array(False)), learning_rate=0.1, weight_decay=0.5, ema=0.3
+    )
+    assert tiny.bits(same) == tiny.bits((params, average))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0, 1.0])

@@ -25,7 +25,7 @@ def compiled(patience: int) -> Any:
     return jax.jit(functools.partial(selection.judge, patience=patience))
 
 
-def best_of(ua=-1.0, loss=np.inf, epoch=0) -> Best:
+def best_of(ua=-1.0, loss=0.0, epoch=0) -> Best:
     return Best(OLD, np.float32(ua), np.float32(loss), np.int32(epoch))
 
 
@@ -35,11 +35,11 @@ def counters_of(loss_sum=6.0, weight_sum=4.0, skipped=3, bad_steps=2, active=Tru
 
 
 def judge(
-    logits, targets, mask=None, *, best=None, counters=None, epoch=1, patience=0
+    logits, targets, mask=None, *, best=None, counters=None, epoch=1, patience=0, params=NEW
 ) -> tuple[Any, Any, Any]:  # Best, Counters, Scores
     logits = logits if isinstance(logits, tuple) else (np.array(logits, np.float32),)
     mask = np.ones(len(targets), bool) if mask is None else np.array(mask, bool)
-    arguments = best or best_of(), counters or counters_of(), np.int32(epoch), NEW, logits
+    arguments = best or best_of(), counters or counters_of(), np.int32(epoch), params, logits
     return jax.device_get(compiled(patience)(*arguments, Validation(np.array(targets, np.int32), mask)))
 
 
@@ -182,6 +182,22 @@ def test_scores_that_are_not_finite_are_divergence(value, epoch):
     best, counters, scores = judge(bad, TARGETS, best=before, epoch=epoch, patience=1)
     assert scores.diverged and scores.trained and not scores.better and not scores.stopped
     assert tiny.bits(best) == tiny.bits(before) and not counters.active
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_parameters_that_are_not_finite_are_divergence_whatever_they_score(value):
+    """A saturated unit hides them from the logits; a checkpoint would not hold them."""
+    lost = {name: np.full_like(leaf, value) for name, leaf in NEW.items()}
+    best, counters, scores = judge(LOGITS, TARGETS, params=lost)
+    assert scores.diverged and not scores.better and not counters.active
+    assert tiny.bits(best) == tiny.bits(best_of())
+
+
+def test_a_loss_that_is_not_finite_is_divergence():
+    """Logits so far apart that their difference overflows."""
+    far = [[3e38, -3e38, 0.0], *LOGITS[1:]]
+    _, _, scores = judge(far, [1, *TARGETS[1:]])
+    assert np.isinf(scores.loss) and scores.diverged and not scores.better
 
 
 @pytest.mark.parametrize("bad_steps", [MOST_BAD_STEPS - 1, MOST_BAD_STEPS])

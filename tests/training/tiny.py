@@ -19,6 +19,7 @@ from ser_jax.protocols import folds
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.training import step as steps
 from ser_jax.training.fit import Settings, Trainer
+from ser_jax.training.functions import Recipe
 from ser_jax.training.programs import Programs
 from ser_jax.training.runs import Run, list_runs
 
@@ -114,14 +115,17 @@ def new_programs(
     patience: int = 0,
     learning_rate: float = LEARNING_RATE,
     data: datasets.Dataset | None = None,
+    system: Any = None,
+    **recipe: Any,
 ) -> Programs:
-    """Programs of the tiny system; where many steps are one program its convolutions are unfolded, as in a real run."""
+    """Programs of the tiny system, or of another one.
+
+    Where many steps are one program, convolutions are unfolded, as in a real run.
+    """
     made = Programs(
-        model(unfold=chunk > 0),
+        system or model(unfold=chunk > 0),
         data or dataset(),
-        learning_rate=learning_rate,
-        clip_norm=CLIP_NORM,
-        patience=patience,
+        Recipe(learning_rate=learning_rate, clip_norm=CLIP_NORM, patience=patience, **recipe),
         classes=len(CLASSES),
         batch_size=BATCH,
         devices=jax.local_devices()[:devices],
