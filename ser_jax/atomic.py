@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+_TEMPORARY = ".tmp"
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file; the folder must exist.
@@ -26,7 +28,7 @@ def write_bytes(path: Path, content: bytes) -> None:
       content: Its whole content.
     """
     # Not tempfile: its files are readable by the owner only, and run directories are shared within a group.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         with naming(path), temporary.open("wb") as file:
             file.write(content)
@@ -37,6 +39,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def is_leftover(path: Path) -> bool:
+    """Returns whether the file is one that a process was writing when it was killed."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
 
 
 @contextlib.contextmanager

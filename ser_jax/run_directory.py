@@ -41,7 +41,8 @@ def open_directory(workdir: Path, config: Config) -> None:
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() and any(entry.name != "rejected.csv" for entry in workdir.iterdir()):
+        others = (entry for entry in workdir.iterdir() if not atomic.is_leftover(entry))
+        if not path.is_file() and any(entry.name != "rejected.csv" for entry in others):
             raise UserError(f"{workdir} is not empty and not a run directory: choose another --workdir")
         atomic.write_json(path, resolved)
     except OSError as error:

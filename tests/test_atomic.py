@@ -1,7 +1,10 @@
 """Atomic files: their content, and what is left behind by a failure."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +32,31 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         atomic.write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_that_is_killed_leaves_the_old_file_and_a_leftover(tmp_path):
+    path = tmp_path / "a.txt"
+    atomic.write_text(path, "old")
+    program = (
+        "import os, pathlib, sys\n"
+        "from ser_jax import atomic\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "atomic.write_text(pathlib.Path(sys.argv[1]), 'new')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(path)], timeout=120)
+    (left,) = set(tmp_path.iterdir()) - {path}
+    assert ended.returncode == -9 and path.read_text() == "old" and left.read_text() == "new"
+    assert atomic.is_leftover(left) and not atomic.is_leftover(path)
+
+
+def test_an_error_names_the_file(tmp_path):
+    """That of a full disk does not by itself."""
+    with pytest.raises(OSError) as failed, atomic.naming(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert failed.value.filename == str(tmp_path / "a.txt")
+    with pytest.raises(FileNotFoundError) as failed, atomic.naming(tmp_path / "a.txt"):
+        (tmp_path / "b.txt").read_text()
+    assert failed.value.filename == str(tmp_path / "b.txt")
 
 
 def test_files_are_as_readable_as_any_other(tmp_path):

@@ -93,6 +93,13 @@ def test_a_list_of_rejected_files_does_not_make_a_folder_foreign(tmp_path):
     assert (tmp_path / "config.json").is_file()
 
 
+def test_a_process_that_was_killed_while_it_made_the_folder_does_not_make_it_foreign(tmp_path):
+    """R1: what it was writing lies there under another name (test_atomic.py)."""
+    (tmp_path / ".config.json.123.tmp").write_text('{"sys')
+    run_directory.open_directory(tmp_path, config.get_config())
+    assert (tmp_path / "config.json").is_file()
+
+
 def test_a_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "letter.txt").touch()
     with pytest.raises(UserError, match="not empty and not a run directory: choose another --workdir"):
