@@ -4,6 +4,9 @@ Scores of test speakers are neither read nor printed. The figure is the mean, ov
 epochs, of the UA on the fold's validation speaker: the best epoch of 34 utterances says more of luck than of a recipe.
 
     python bench/tuning.py --root=/data/emodb p7 h3
+    python bench/tuning.py --runs runs/a runs/b
+
+The second form prints the figure of finished runs, seed by seed.
 """
 
 import argparse
@@ -68,22 +71,31 @@ RECIPES = {
 }
 
 
-def validation_ua(metrics: Path) -> float:
-    """Returns the mean validation UA over folds and the last fifth of the epochs."""
+def validation_ua(metrics: Path) -> list[float]:
+    """Returns, per seed, the mean validation UA over folds and the last fifth of the epochs."""
     by_run = defaultdict(list)
     for line in metrics.read_text().splitlines():
         epoch = json.loads(line)
         by_run[epoch["fold"], epoch["seed"]].append(epoch["validation_ua"])
-    return float(np.mean([np.mean(values[-max(1, len(values) // 5) :]) for values in by_run.values()]))
+    by_seed = defaultdict(list)
+    for (_, seed), values in sorted(by_run.items()):
+        by_seed[seed].append(np.mean(values[-max(1, len(values) // 5) :]))
+    return [float(np.mean(values)) for values in by_seed.values()]
 
 
 def main() -> None:
     """Trains the recipes, or takes what is trained, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[[], *RECIPES], help="recipes; none: all")
-    parser.add_argument("--root", required=True, help="EMO-DB")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--root", help="EMO-DB")
+    where.add_argument("--runs", nargs="+", type=Path, default=[], help="finished run directories")
     parser.add_argument("--workdir", type=Path, default=Path("runs/tuning"), help="folder for the run directories")
     arguments = parser.parse_args()
+    for run in arguments.runs:
+        print(run, *(f"{100 * ua:.1f}" for ua in validation_ua(run / "metrics.jsonl")))
+    if arguments.runs:
+        return
     print("| name | preset | what is set | validation UA in % |\n|---|---|---|---|")
     for name in arguments.names or RECIPES:
         preset, *overrides = RECIPES[name]
@@ -98,7 +110,10 @@ def main() -> None:
             stdout=subprocess.DEVNULL,
         )
         said = f"`{'`, `'.join(overrides)}`" if overrides else "as the paper has it"
-        print(f"| {name} | {preset} | {said} | {100 * validation_ua(workdir / 'metrics.jsonl'):.1f} |", flush=True)
+        print(
+            f"| {name} | {preset} | {said} | {100 * np.mean(validation_ua(workdir / 'metrics.jsonl')):.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
