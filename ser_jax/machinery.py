@@ -29,7 +29,7 @@ def start(config: Config) -> list[Any]:
     """Starts jax as the configuration says; returns the devices."""
     if config.training.compilation_cache:
         use_compilation_cache(cache.cache_folder() / "xla")
-    jax.config.update("jax_default_matmul_precision", _precision(config.training.precision))
+    jax.config.update("jax_default_matmul_precision", matmul_precision(config))
     memory.keep_freed_memory()
     return mesh.start_devices(config.training.devices)
 
@@ -118,5 +118,7 @@ def make_recipe(config: Config) -> Recipe:
     )
 
 
-def _precision(name: str) -> str:
-    return {"float32": "float32", "tf32": "tensorfloat32", "bf16": "float32"}[name]  # bf16 rounds the factors itself
+def matmul_precision(config: Config) -> str:
+    """Returns jax's name for the precision of matrix products."""
+    names = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "float32"}  # bf16 rounds the factors itself
+    return names[config.training.precision]

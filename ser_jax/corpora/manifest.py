@@ -5,7 +5,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ser_jax.corpora import list_file
@@ -61,7 +61,7 @@ def read(root: Path, *, manifest: str, allow_missing: bool) -> Corpus:
     inside = path.is_relative_to(release)
     source = path.relative_to(release).as_posix() if inside else path.name
     listing = Listing("manifest", release)
-    for number, cells in _rows(path):
+    for number, cells in rows(path, REQUIRED):
         try:
             listing.add(_utterance(release, cells), source, number)
         except BadRow as bad:
@@ -76,27 +76,38 @@ def read(root: Path, *, manifest: str, allow_missing: bool) -> Corpus:
     )
 
 
-def _wanted() -> str:
-    return f"{', '.join(REQUIRED)} and optionally {', '.join(OPTIONAL)}"
+def _wanted(required: Sequence[str] = REQUIRED) -> str:
+    return f"{', '.join(required)} and optionally {', '.join(OPTIONAL)}"
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields (line number, cells of the known columns); a row with a wrong number of cells comes as an empty dict."""
+def rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields the rows of a list.
+
+    Args:
+      path: The list.
+      required: Columns that it must have.
+
+    Yields:
+      Line number and cells of the known columns; a row with a wrong number of cells comes as an empty dict.
+
+    Raises:
+      UserError: If it is no such list.
+    """
     text = list_file.read_list(path)
     delimiter = _delimiter(text.partition("\n")[0])
     # strict: a quote that is never closed would otherwise swallow the rest of the list without a word.
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
-        header = [cell.strip().lower() for cell in next(rows, [])]
-        known = _known_columns(path, header)
-        line = rows.line_num + 1
-        for cells in rows:
+        header = [cell.strip().lower() for cell in next(lines, [])]
+        known = _known_columns(path, header, required)
+        line = lines.line_num + 1
+        for cells in lines:
             cells = [cell.strip() for cell in cells]
             if any(cells):
                 fits = len(cells) >= len(header) and not any(cells[len(header) :])
                 yield line, {name: cells[column] for name, column in known.items()} if fits else {}
-            line = rows.line_num + 1
+            line = lines.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}, line {line}: not a CSV row ({error})") from None
 
@@ -111,29 +122,19 @@ def _delimiter(header_line: str) -> str:
     return max(_DELIMITERS, key=known_columns)
 
 
-def _known_columns(path: Path, header: list[str]) -> dict[str, int]:
+def _known_columns(path: Path, header: list[str], required: Sequence[str]) -> dict[str, int]:
     repeated = [name for name in (*REQUIRED, *OPTIONAL) if header.count(name) > 1]
-    if repeated or not set(REQUIRED) <= set(header):
+    if repeated or not set(required) <= set(header):
         fault = f"column {repeated[0]} appears twice" if repeated else "a required column is missing"
-        raise UserError(f"{path}, line 1: {fault}; found {', '.join(map(repr, header))}; expected {_wanted()}")
+        raise UserError(f"{path}, line 1: {fault}; found {', '.join(map(repr, header))}; expected {_wanted(required)}")
     return {name: header.index(name) for name in (*REQUIRED, *OPTIONAL) if name in header}
 
 
 def _utterance(root: Path, cells: dict[str, str]) -> Utterance:
-    if not cells:
-        raise BadRow("bad line", "the number of cells is not that of the header")
-    file, label = cells["file"], cells["label"]
-    if not file or not label:
-        raise BadRow("bad line", f"empty {'label' if file else 'file'}")
-    why = refusal(root, file)
-    if why:
-        raise BadRow("refused path", f"{file[:80]!r}: {why}")
-    file = str(PurePosixPath(file))
-    start, end = _seconds("start", cells), _seconds("end", cells)
-    if end is not None and (start or 0.0) >= end:
-        raise BadRow("bad line", f"start {start or 0.0} is not before end {end}")
-    if not start and end is None:
-        start = None  # the whole file, however it is written, has one id
+    file, start, end = place(root, cells)
+    label = cells["label"]
+    if not label:
+        raise BadRow("bad line", "empty label")
     split = cells.get("split", "")
     if split and split.lower() not in SPLITS:
         raise BadRow("bad line", f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -149,7 +150,35 @@ def _utterance(root: Path, cells: dict[str, str]) -> Utterance:
     )
 
 
-def _seconds(name: str, cells: dict[str, str]) -> float | None:
+def place(root: Path, cells: Mapping[str, str]) -> tuple[str, float | None, float | None]:
+    """Returns which recording a row names, and which span of it.
+
+    Args:
+      root: Folder that the recording must be in.
+      cells: Of the columns file and, where there are such, start and end.
+
+    Returns:
+      Path relative to the root; start and end in seconds, None for those of the recording.
+
+    Raises:
+      BadRow: If the path is refused or the span is none.
+    """
+    if not cells.get("file"):
+        raise BadRow("bad line", "empty file" if cells else "the number of cells is not that of the header")
+    file = cells["file"]
+    why = refusal(root, file)
+    if why:
+        raise BadRow("refused path", f"{file[:80]!r}: {why}")
+    file = str(PurePosixPath(file))
+    start, end = _seconds("start", cells), _seconds("end", cells)
+    if end is not None and (start or 0.0) >= end:
+        raise BadRow("bad line", f"start {start or 0.0} is not before end {end}")
+    if not start and end is None:
+        start = None  # the whole file, however it is written, has one id
+    return file, start, end
+
+
+def _seconds(name: str, cells: Mapping[str, str]) -> float | None:
     text = cells.get(name, "")
     if not text:
         return None

@@ -15,6 +15,7 @@ import soxr
 
 from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.header import container
+from ser_jax.features.wave import INT16_SCALE
 
 SAMPLE_RATE = 16000
 MIN_SECONDS = 0.06  # shorter than one of the 60 ms windows of ComParE_2016: openSMILE gives NaN
@@ -89,6 +90,40 @@ def decode(
     except soundfile.LibsndfileError as error:
         raise BadAudio("unreadable", error.error_string) from None
     check_length(len(mono) / rate, max_seconds)
+    return _recording(mono, rate, channels, encoding, clipped)
+
+
+def from_samples(samples: np.ndarray, rate: int, *, max_seconds: float) -> Recording:
+    """Makes of samples in memory what `decode` makes of a file that holds them, with the same checks.
+
+    Args:
+      samples: [S] or [S, channels], floats in [-1, 1] or 16-bit integers.
+      rate: Their sampling rate in Hz.
+      max_seconds: Longest recording that is taken.
+
+    Returns:
+      The recording; its encoding is the type of the samples.
+
+    Raises:
+      BadAudio: With one of its reasons.
+    """
+    values = np.asarray(samples)
+    known = values.dtype.kind == "f" or values.dtype == np.int16
+    if values.ndim not in (1, 2) or 0 in values.shape[1:] or not known:
+        detail = f"an array of {values.dtype} of shape {values.shape}"
+        raise BadAudio("unreadable", f"{detail}; [samples] or [samples, channels] of floats or int16 is read")
+    frames = values[:, None] if values.ndim == 1 else values
+    _check_stream(rate, frames.shape[1])
+    check_length(len(frames) / rate, max_seconds)
+    scale = np.float32(INT16_SCALE if values.dtype == np.int16 else 1)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        frames = frames.astype(np.float32) / scale
+    clipped = _check_block(frames)
+    mono = np.mean(np.clip(frames, -1.0, 1.0), axis=1)
+    return _recording(mono, rate, frames.shape[1], str(values.dtype), clipped)
+
+
+def _recording(mono: np.ndarray, rate: int, channels: int, encoding: str, clipped: bool) -> Recording:
     samples = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     samples = np.clip(samples, -1.0, 1.0)  # the resampling filter overshoots at steep edges
     if not samples.any():
@@ -124,12 +159,16 @@ def _check_limits(file: soundfile.SoundFile, kind: str) -> None:
         raise BadAudio("unreadable", f"begins as {kind}, but libsndfile reads it as {file.format}")
     if kind == "wav" and file.subtype not in _UNCOMPRESSED:  # the gate read the header in another way than libsndfile
         raise BadAudio("unreadable", f"libsndfile reads {file.subtype} samples; only PCM and float are read")
-    if not MIN_RATE <= file.samplerate <= MAX_RATE:
-        raise BadAudio("over the limits", f"{file.samplerate} Hz; {MIN_RATE} to {MAX_RATE} Hz are read")
-    if file.channels > MAX_CHANNELS:
-        raise BadAudio("over the limits", f"{file.channels} channels; at most {MAX_CHANNELS} are read")
+    _check_stream(file.samplerate, file.channels)
     if file.frames > _UNKNOWN_FRAMES:
         raise BadAudio("unreadable", "the header does not say how long the recording is")
+
+
+def _check_stream(rate: int, channels: int) -> None:
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise BadAudio("over the limits", f"{rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are read")
+    if channels > MAX_CHANNELS:
+        raise BadAudio("over the limits", f"{channels} channels; at most {MAX_CHANNELS} are read")
 
 
 def _span(file: soundfile.SoundFile, start: float | None, end: float | None) -> tuple[int, int]:

@@ -55,7 +55,7 @@ def extract_one(item: Item, store_root: Path, settings: LogMelSettings, max_seco
     """
     try:
         recording = audio.decode(item.path, item.start, item.end, max_seconds=max_seconds)
-        computed = {kind: _compute_kind(kind, recording, settings) for kind in item.keys}
+        computed = {kind: compute_kind(kind, recording, settings) for kind in item.keys}
     except BadAudio as error:
         return error
     feature_store = FeatureStore(store_root)
@@ -64,7 +64,12 @@ def extract_one(item: Item, store_root: Path, settings: LogMelSettings, max_seco
     return None
 
 
-def _compute_kind(kind: str, recording: audio.Recording, settings: LogMelSettings) -> np.ndarray:
+def compute_kind(kind: str, recording: audio.Recording, settings: LogMelSettings) -> np.ndarray:
+    """Computes one kind of features of a recording: "logmel", "hsf", "wave", or what "audio" tells of it.
+
+    Raises:
+      BadAudio: If openSMILE gives NaN.
+    """
     if kind == "logmel":
         return log_mel(recording.samples, settings)
     if kind == "hsf":

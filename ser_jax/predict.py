@@ -1,0 +1,41 @@
+"""Says which emotion recordings hold: `python -m ser_jax.predict --model=runs/x FILES|FOLDER|CSV`."""
+
+from pathlib import Path
+
+from absl import flags
+
+from ser_jax import cli
+from ser_jax.errors import UserError
+
+if __name__ == "__main__":
+    MODEL = flags.DEFINE_string("model", "", "Run directory that main has written.")
+    OUTPUT = flags.DEFINE_string("output", "", "Table to write, .csv or .json; default: lines on the terminal.")
+    CLASSES = flags.DEFINE_list("classes", [], "Classes to choose from; default: all that the model knows.")
+    THRESHOLD = flags.DEFINE_float("threshold", 0.0, "Share in [0, 1]: below it no class is named.")
+
+
+def main(arguments: list[str]) -> int:
+    """Predicts for every recording named; what cannot be read is listed, and the rest is done."""
+    from ser_jax.prediction import batch, sources, table
+    from ser_jax.prediction.predictor import Predictor
+
+    if not MODEL.value:
+        raise UserError("--model is missing: name the run directory that python -m ser_jax.main has written")
+    output = Path(OUTPUT.value) if OUTPUT.value else None
+    if output is not None:
+        table.check_output(output)
+    listed = sources.find(arguments)
+    predictor = Predictor(Path(MODEL.value))
+    rule = predictor.rule(CLASSES.value, THRESHOLD.value)
+    rows = batch.predict(predictor, listed, rule)
+    if output is None:
+        print(table.text(rows))
+    else:
+        table.write(output, rows, rule, predictor.description)
+        print(table.summary(rows, output))
+    batch.check_usable(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, positional=True)

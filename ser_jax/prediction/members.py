@@ -1,0 +1,70 @@
+"""Which models of a run directory predict: the final one if there is one, else those of all folds together."""
+
+import dataclasses
+from pathlib import Path
+
+from ser_jax import run_directory
+from ser_jax.config import Config
+from ser_jax.errors import UserError
+from ser_jax.evaluation.results import DIVERGED
+from ser_jax.training import model_files
+from ser_jax.training.model_files import Model
+
+FINAL = "final"  # name of the only fold of the protocols that train the model to ship
+
+
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """The models that predict together.
+
+    Attributes:
+      config: Configuration that they were trained with.
+      models: One or more.
+      classes: Their K classes.
+      description: Which models they are, in words.
+    """
+
+    config: Config
+    models: tuple[Model, ...]
+    classes: tuple[str, ...]
+    description: str
+
+
+def read(workdir: Path) -> Members:
+    """Reads the models of a finished run.
+
+    Args:
+      workdir: The run directory.
+
+    Returns:
+      The models whose fold is "final"; if there is none, all that have not diverged.
+
+    Raises:
+      UserError: If the folder is no run directory, the run is not finished, all of it has diverged, or a file is
+        damaged.
+    """
+    config = run_directory.read_config(workdir)
+    folders = model_files.list_models(workdir)
+    if not (workdir / "results.json").is_file():
+        raise UserError(
+            f"{workdir} is not finished: it holds {len(folders)} models and no results.json; "
+            f"run the training command again to finish it"
+        )
+    descriptions = {folder: model_files.read_description(folder) for folder in folders}
+    trained = {folder: found for folder, found in descriptions.items() if found and found["status"] != DIVERGED}
+    if not trained:
+        raise UserError(f"{workdir} holds no trained model; run the training command again to finish it")
+    final = [folder for folder, found in trained.items() if found["fold"] == FINAL]
+    models = tuple(model_files.read_model(folder) for folder in final or trained)
+    return Members(config, models, tuple(models[0].description["classes"]), _describe(models, workdir, bool(final)))
+
+
+def _describe(models: tuple[Model, ...], workdir: Path, final: bool) -> str:
+    first = models[0].description
+    if len(models) == 1:
+        name = "the final model" if final else f"the model {first['fold']}-{first['seed']}"
+    else:
+        name = f"the ensemble of {len(models)} {'final ' if final else ''}models"
+    calibrated = sum(model.description["temperature"] is not None for model in models)
+    extent = {0: "uncalibrated", len(models): "calibrated"}.get(calibrated, f"{calibrated} of them calibrated")
+    return f"{name} of {workdir} ({first['system']}, {extent})"
