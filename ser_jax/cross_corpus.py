@@ -94,7 +94,7 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
     everything = [np.arange(len(protocol.ids))] * len(trained)
     temperatures = [found["temperature"] for found in trained.values()]
     scores = system.scores(list(trained), everything)
-    probabilities = np.mean(list(map(scoring.softmax, scores, temperatures)), axis=0)
+    probabilities = scoring.mean_probabilities(scores, temperatures)
     rows = prediction_table.from_probabilities(
         features.utterances, probabilities, classes=classes, fold=ENSEMBLE, seed=0
     )

@@ -117,8 +117,6 @@ def test_many_kills(system, refit, corpus, tmp_path):
     """Every system, several groups of two runs, with a second phase and without."""
     if system in ("hsf_crnn", "svm"):
         pytest.importorskip("opensmile")
-    if system == "svm" and refit != "none":
-        pytest.skip("the SVM has no second phase")
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     more = (*OFTEN, LONG, f"--config.training.refit={refit}")

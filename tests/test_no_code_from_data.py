@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scored
 import soundfile
+import yaml
 from sources import CONFIGS, PACKAGE, ROOT, dotted, imports, name_of, parse, sources
 
 from ser_jax import config, run_directory
@@ -24,7 +25,7 @@ from ser_jax.corpora.registry import read_corpus
 from ser_jax.errors import UserError
 from ser_jax.evaluation import finished, history, predictions, rejected, report
 from ser_jax.features import audio
-from ser_jax.features.header import BadAudio
+from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.store import FeatureStore, key
 from ser_jax.training import checkpoint, model_files, seal
 
@@ -168,7 +169,8 @@ def bomb(kind: str, mark: Path) -> bytes:
         return pickle.dumps(Trap(mark), int(kind[-1]))
     if kind in ("npy", "npz"):
         buffer, objects = io.BytesIO(), np.array([Trap(mark)], object)
-        np.save(buffer, objects) if kind == "npy" else np.savez(buffer, **{"params/w": objects})  # type: ignore[arg-type]
+        arrays: Any = {"params/w": objects}
+        np.save(buffer, objects) if kind == "npy" else np.savez(buffer, **arrays)
         return buffer.getvalue()
     if kind == "yaml":
         return f'!!python/object/apply:builtins.open ["{mark}", "w"]\n'.encode()
@@ -183,7 +185,7 @@ def detonate(kind: str, content: bytes) -> None:
         found: Any = np.load(io.BytesIO(content), allow_pickle=True)
         found["params/w"] if kind == "npz" else None
     elif kind == "yaml":
-        pytest.importorskip("yaml").unsafe_load(content)
+        yaml.unsafe_load(content)
     else:
         exec(content)
 

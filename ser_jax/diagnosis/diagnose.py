@@ -14,8 +14,8 @@ from ser_jax.diagnosis.findings import Finding, in_order
 from ser_jax.diagnosis.recordings import copy_findings, recording_findings
 from ser_jax.diagnosis.rows import group_findings, rejection_findings, unlisted_findings, unused_findings
 from ser_jax.errors import UserError
+from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.checkup import Measured, examine_corpus
-from ser_jax.features.header import BadAudio
 from ser_jax.models import build
 from ser_jax.protocols import registry
 from ser_jax.protocols.specs import Spec

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.diagnosis.findings import Finding
 from ser_jax.features import audio
+from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.checkup import Measured
-from ser_jax.features.header import BadAudio
 from ser_jax.protocols.protocol import TEST, TRAIN, VALIDATION, Protocol
 
 # Peaks below these levels (re full scale): 33 steps of 16 bits are the noise of a good microphone, 328 a whisper.

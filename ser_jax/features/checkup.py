@@ -15,7 +15,8 @@ import numpy as np
 
 from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.features import audio
-from ser_jax.features.header import BadAudio, content_sha256
+from ser_jax.features.bad_audio import BadAudio
+from ser_jax.features.header import content_sha256
 from ser_jax.features.workers import WorkerDied, available_cores, run
 from ser_jax.progress import progress
 

@@ -20,7 +20,8 @@ import numpy as np
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
 from ser_jax.errors import UserError
 from ser_jax.features import audio, store
-from ser_jax.features.header import BadAudio, content_sha256
+from ser_jax.features.bad_audio import BadAudio
+from ser_jax.features.header import content_sha256
 from ser_jax.features.hsf import require_opensmile, store_settings
 from ser_jax.features.item import Item, extract_one
 from ser_jax.features.logmel import LogMelSettings

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ser_jax.features import audio
-from ser_jax.features.header import BadAudio
+from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.hsf import functionals
 from ser_jax.features.logmel import LogMelSettings, log_mel
 from ser_jax.features.store import FeatureStore

@@ -115,7 +115,7 @@ class Predictor:
             scores = [
                 svm.decision_values(values.hsf, **model.params, statistics=model.statistics) for model in self._models
             ]
-        return np.mean(list(map(scoring.softmax, scores, temperatures)), axis=0)
+        return scoring.mean_probabilities(scores, temperatures)
 
     def _listen(
         self, recording: str | os.PathLike[str] | np.ndarray, rate: int | None, start: float | None, end: float | None

@@ -92,3 +92,8 @@ def model_logits(
 def softmax(logits: np.ndarray, temperature: float | None = None) -> np.ndarray:
     """Returns the probabilities of logits [n, K] divided by a temperature, in float64; none stands for 1."""
     return scipy.special.softmax(np.asarray(logits, np.float64) / (temperature or 1.0), axis=-1)
+
+
+def mean_probabilities(logits: Sequence[np.ndarray], temperatures: Sequence[float | None]) -> np.ndarray:
+    """Returns the mean of the probabilities of several models [n, K] f64, each with its own temperature."""
+    return np.mean(list(map(softmax, logits, temperatures)), axis=0)

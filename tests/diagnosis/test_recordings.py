@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ser_jax.corpora.table import Corpus, Utterance, utterance_id
 from ser_jax.diagnosis.recordings import copy_findings, recording_findings
+from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.checkup import Measured
-from ser_jax.features.header import BadAudio
 from ser_jax.protocols.protocol import Fold, Protocol
 
 PLAIN = Measured(

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_jax.features import audio
-from ser_jax.features.audio import BadAudio, decode
+from ser_jax.features.audio import decode
+from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.header import content_sha256
 
 LIMIT = 120.0

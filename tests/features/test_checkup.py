@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as arrays
 
 from ser_jax.corpora.table import Corpus, Utterance, utterance_id
 from ser_jax.features import audio, checkup
+from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.checkup import FullScale, Job, Measured, examine
-from ser_jax.features.header import BadAudio
 
 ROOT = Path(__file__).parents[2]
 

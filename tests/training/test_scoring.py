@@ -117,3 +117,9 @@ def test_temperature_by_hand():
     np.testing.assert_allclose(scoring.softmax(np.log([[9.0, 1.0]]), 2.0), [[0.75, 0.25]], rtol=1e-12)
     logits = np.random.default_rng(0).normal(size=(50, 4))
     assert np.array_equal(scoring.softmax(logits, 7.5).argsort(axis=1), logits.argsort(axis=1))
+
+
+def test_models_together_give_the_mean_of_their_probabilities():
+    """9 : 1 at temperature 2 is 3 : 1, and 1 : 1 stays."""
+    logits = [np.log([[9.0, 1.0]]), np.log([[1.0, 1.0]])]
+    np.testing.assert_allclose(scoring.mean_probabilities(logits, [2.0, None]), [[0.625, 0.375]], rtol=1e-12)
