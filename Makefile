@@ -30,7 +30,7 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[data,hsf,test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[data,hsf,serve,scale,ray,test]'
 	touch $@
 
 clean:
