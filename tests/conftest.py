@@ -1,5 +1,10 @@
-"""Every test runs on four virtual CPU devices, with implicit rank promotion forbidden."""
+"""Every test runs on four virtual CPU devices, with implicit rank promotion forbidden.
 
+`--figures=FILE` writes what became of every test: outcome, seconds and what it recorded as "measured" (see
+reliability.py).
+"""
+
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +20,35 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--figures", type=Path, help="JSON file for outcomes, seconds and recorded figures of all tests")
+
+
+def pytest_configure(config):
+    path = config.getoption("--figures")
+    if path is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Figures(path))
+
+
+class Figures:
+    """Collects the reports of all workers."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._tests: dict[str, dict] = {}
+
+    def pytest_runtest_logreport(self, report):
+        test = self._tests.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
+        test["seconds"] = round(test["seconds"] + report.duration, 2)
+        if report.outcome != "passed":
+            test["outcome"] = report.outcome
+        if report.when == "call":
+            test |= {name: value for name, value in report.user_properties if name == "measured"}
+
+    def pytest_sessionfinish(self):
+        self._path.write_text(json.dumps(dict(sorted(self._tests.items())), indent=1) + "\n")
 
 
 @pytest.fixture(autouse=True, scope="session")

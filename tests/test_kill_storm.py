@@ -62,8 +62,11 @@ def _timeless(text: str) -> dict[str, Any]:
     return json.loads(text, object_hook=without)
 
 
-def storm(undisturbed: Undisturbed, folder: Path, kills: int, seed: int) -> None:
-    """Starts the command again and again and kills it at random moments; compares whenever it comes to its end."""
+def storm(undisturbed: Undisturbed, folder: Path, kills: int, seed: int) -> str:
+    """Starts the command again and again and kills it at random moments; compares whenever it comes to its end.
+
+    Returns what was done, in words.
+    """
     moments = random.Random(seed)
     killed, seconds = 0, undisturbed.seconds
     for number in itertools.count():
@@ -79,7 +82,7 @@ def storm(undisturbed: Undisturbed, folder: Path, kills: int, seed: int) -> None
             assert "Traceback" not in ended.err, (seed, killed, ended)
         assert outcome(workdir) == undisturbed.outcome, f"seed {seed}, after {killed} kills"
         if killed == kills:
-            return
+            return f"{killed} kills, {number + 1} trainings, each equal to the bit"
         shutil.rmtree(workdir)
 
 
@@ -104,20 +107,22 @@ OFTEN = ("--config.training.checkpoint_seconds=0", "--config.protocol.seeds=2")
 SHORT, LONG = "--config.training.epochs=10", "--config.training.epochs=30"
 
 
-def test_a_few_kills(corpus, tmp_path):
+def test_a_few_kills(corpus, tmp_path, record_property):
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
-    storm(undisturbed_run("plain_crnn", corpus, tmp_path / "undisturbed", *OFTEN, SHORT), tmp_path, FEW, seed)
+    undisturbed = undisturbed_run("plain_crnn", corpus, tmp_path / "undisturbed", *OFTEN, SHORT)
+    record_property("measured", f"short form: {storm(undisturbed, tmp_path, FEW, seed)}")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("refit", ["none", "train+validation"])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_many_kills(system, refit, corpus, tmp_path):
+def test_many_kills(system, refit, corpus, tmp_path, record_property):
     """Every system, several groups of two runs, with a second phase and without."""
     if system in ("hsf_crnn", "svm"):
         pytest.importorskip("opensmile")
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     more = (*OFTEN, LONG, f"--config.training.refit={refit}")
-    storm(undisturbed_run(system, corpus, tmp_path / "undisturbed", *more), tmp_path, MANY, seed)
+    done = storm(undisturbed_run(system, corpus, tmp_path / "undisturbed", *more), tmp_path, MANY, seed)
+    record_property("measured", f"{system}, refit {refit}: {done}")

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 from mutants import BATCH, Batch, Outcome, mutant, originals, outcomes
 
 from ser_jax.features import audio
@@ -14,7 +15,6 @@ from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.workers import run
 
 SEED = 20261123
-COUNT = 2500
 
 
 def together(found) -> Outcome:
@@ -25,13 +25,15 @@ def together(found) -> Outcome:
     return Outcome(ends, failures)
 
 
-def test_mutants_are_audio_or_have_a_reason():
-    batches = [Batch(SEED, first, BATCH) for first in range(0, COUNT, BATCH)]
+@pytest.mark.parametrize("count", [2500, pytest.param(100_000, marks=pytest.mark.long)])
+def test_mutants_are_audio_or_have_a_reason(count, record_property):
+    batches = [Batch(SEED + count, first, BATCH) for first in range(0, count, BATCH)]
     ends, failures = together(outcomes(batches, 2))
-    assert not failures, f"write them with tests/fuzz_audio.py --seed={SEED} --write=NUMBER"
-    assert ends.total() == COUNT
+    assert not failures, f"write them with tests/fuzz_audio.py --seed={SEED + count} --write=NUMBER"
+    assert ends.total() == count
     # The damage is neither so great that nothing is decoded nor so small that nothing is refused.
-    assert COUNT // 10 < ends["audio"] < COUNT * 9 // 10 and ends.keys() >= {"truncated", "unreadable", "non-finite"}
+    assert count // 10 < ends["audio"] < count * 9 // 10 and ends.keys() >= {"truncated", "unreadable", "non-finite"}
+    record_property("measured", f"{count:,} mutants: {ends['audio']:,} audio, {count - ends['audio']:,} refused")
 
 
 def digest(_: int) -> str:

@@ -1,0 +1,88 @@
+"""Runs every test that docs/reliability.md names, the long forms too, and fills its columns "measured".
+
+`make reliability`, or `python tests/reliability.py [--workers=2]`. Writes bench/results/reliability.json; leaves with 1
+if a test fails.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/reliability.md"
+FIGURES = ROOT / "bench/results/reliability.json"
+
+_ROW = re.compile(r"^\| (?P<promise>.+?) \| (?P<tests>(?:`tests/\S+?`\s?)+) \|(?P<measured>.*)\|$", re.MULTILINE)
+_MEASURED = re.compile(r"^Measured: .*$", re.MULTILINE)
+
+
+def named(page: str) -> list[str]:
+    """Returns the tests that the page names, each once."""
+    return list(dict.fromkeys(name for row in _ROW.finditer(page) for name in re.findall(r"`(\S+?)`", row["tests"])))
+
+
+def filled(page: str, figures: dict[str, Any]) -> str:
+    """Returns the page with the outcomes of its tests."""
+
+    def row(match: re.Match[str]) -> str:
+        found = [
+            test
+            for name in re.findall(r"`(\S+?)`", match["tests"])
+            for node, test in figures["tests"].items()
+            if node == name or node.startswith((f"{name}::", f"{name}["))
+        ]
+        return f"| {match['promise']} | {match['tests']} | {_said(found)} |"
+
+    return _MEASURED.sub(lambda _: f"Measured: {figures['machine']}.", _ROW.sub(row, page))
+
+
+def _said(tests: list[dict[str, Any]]) -> str:
+    counts = {outcome: sum(test["outcome"] == outcome for test in tests) for outcome in ("passed", "failed", "skipped")}
+    parts = [f"{count} {outcome}" for outcome, count in counts.items() if count]
+    parts += [test["measured"] for test in tests if "measured" in test]
+    return "; ".join(parts)
+
+
+def _machine() -> str:
+    names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {names[0] if names else platform.processor()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, jax {importlib.metadata.version('jax')}"
+    )
+
+
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def main() -> int:
+    """Runs the tests and writes page and figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", default="auto", help="processes, as pytest-xdist's -n")
+    workers = parser.parse_args().workers
+    page = PAGE.read_text()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "figures.json"
+        pytest = [sys.executable, "-m", "pytest", "-q", "-m", "long or not long", f"--figures={path}"]
+        distributed = ["-n", workers, "--dist", "worksteal"]
+        code = subprocess.run([*pytest, *distributed, *named(page)], cwd=ROOT).returncode
+        if not path.is_file():
+            return code
+        figures = {"machine": _machine(), "tests": json.loads(path.read_text())}
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    PAGE.write_text(filled(page, figures))
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
