@@ -19,10 +19,12 @@ class Arithmetic(NamedTuple):
       operands: Floating-point type of the factors of matrix products; None: as they come.
       unfold: Whether convolutions are written as matrix products of shifted copies: slower than XLA's convolution by
         itself, much faster inside loops on a CPU and where every run of a group has kernels of its own.
+      native: Whether convolution and recurrence are the package's own kernels (native.py): float32 on CPUs only.
     """
 
     operands: Any = None
     unfold: bool = False
+    native: bool = False
 
 
 DEFAULT = Arithmetic()

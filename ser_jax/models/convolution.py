@@ -16,12 +16,13 @@ reduction), and it comes before bias and ReLU: same values, fewer of them.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, export
 from jax.nn import relu
 
+from ser_jax.models import native
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic, add_bias, convolve
 
-POOL = 3
+POOL = native.POOL
 STRIDE = 2
 
 
@@ -54,8 +55,8 @@ def cnn_literal(segments: Array, kernels: Kernels, arithmetic: Arithmetic = DEFA
     """
     batch, steps, window, bands = segments.shape
     x = segments.reshape(batch * steps, window, bands)
-    x = relu(add_bias(_pool(convolve(x, kernels.kernel1, arithmetic)), kernels.bias1))
-    x = relu(add_bias(_pool(convolve(x, kernels.kernel2, arithmetic)), kernels.bias2))
+    x = pooled_convolution(x, kernels.kernel1, kernels.bias1, STRIDE, arithmetic)
+    x = pooled_convolution(x, kernels.kernel2, kernels.bias2, STRIDE, arithmetic)
     return x.reshape(batch, steps, -1)
 
 
@@ -76,21 +77,41 @@ def cnn_fast(frames: Array, kernels: Kernels, window: int, hop: int, arithmetic:
     steps = (length - window) // hop + 1
     rows1 = _pooled(window - kernels.kernel1.shape[0] + 1)
     rows2 = _pooled(rows1 - kernels.kernel2.shape[0] + 1)
-    x = convolve(frames, kernels.kernel1, arithmetic)
     if hop % (STRIDE * STRIDE) == 0:
-        x = relu(add_bias(_pool(x), kernels.bias1))
-        x = relu(add_bias(_pool(convolve(x, kernels.kernel2, arithmetic)), kernels.bias2))
+        x = pooled_convolution(frames, kernels.kernel1, kernels.bias1, STRIDE, arithmetic)
+        x = pooled_convolution(x, kernels.kernel2, kernels.bias2, STRIDE, arithmetic)
         x = windows(x, steps, hop // (STRIDE * STRIDE), rows2, 1)
     else:
-        x = relu(add_bias(_running_maximum(x), kernels.bias1))
+        x = pooled_convolution(frames, kernels.kernel1, kernels.bias1, 1, arithmetic)
         x = windows(x, steps, hop, rows1, STRIDE)
         x = x.reshape(batch * steps, rows1, -1)
-        x = relu(add_bias(_pool(convolve(x, kernels.kernel2, arithmetic)), kernels.bias2))
+        x = pooled_convolution(x, kernels.kernel2, kernels.bias2, STRIDE, arithmetic)
     return x.reshape(batch, steps, -1)
+
+
+def pooled_convolution(x: Array, kernel: Array, bias: Array, stride: int, arithmetic: Arithmetic = DEFAULT) -> Array:
+    """Computes relu(max-pool(conv(x)) + bias), which equals max-pool(relu(conv(x) + bias)).
+
+    Args:
+      x: [B, L, I].
+      kernel: [width, I, C].
+      bias: [C].
+      stride: Of the max-pool of `POOL` rows.
+      arithmetic: How to compute.
+
+    Returns:
+      [B, P, C], P = (L − width + 1 − POOL)//stride + 1.
+    """
+    if arithmetic.native:
+        return native.pooled_convolution(x, kernel, bias, stride)
+    x = convolve(x, kernel, arithmetic)
+    return relu(add_bias(_pool(x) if stride == STRIDE else _running_maximum(x), bias))
 
 
 def windows(x: Array, count: int, hop: int, rows: int, stride: int) -> Array:
     """Cuts overlapping windows out of a sequence, without a gather (whose gradient would be a scatter).
+
+    Only where the length is not known yet, in an exported program, which has no gradient, is it a gather.
 
     Args:
       x: [B, L, C].
@@ -102,6 +123,9 @@ def windows(x: Array, count: int, hop: int, rows: int, stride: int) -> Array:
     Returns:
       [B, T, rows, C]: element (k, j) is row k·hop + j·stride of x.
     """
+    if export.is_symbolic_dim(count):
+        index = jnp.arange(count)[:, None] * hop + jnp.arange(rows)[None, :] * stride
+        return x.at[:, index].get(mode="promise_in_bounds")
     batch, length, channels = x.shape
     span = (rows - 1) * stride + 1
     blocks_per_window = -(-span // hop)

@@ -66,7 +66,7 @@ class End2You(nn.Module):
                 self.param(f"{name}_kernel", glorot, (x.shape[-1], gates * self.units)),
                 self.param(f"{name}_recurrent_kernel", nn.initializers.orthogonal(), (self.units, gates * self.units)),
                 self.param(f"{name}_bias", _ones_in(open_gates), (gates, self.units)).reshape(-1),
-                self.arithmetic.operands,
+                arithmetic=self.arithmetic,
             )
         last = jnp.arange(count)[None, :] == inputs.length[:, None] - 1
         x = jnp.sum(jnp.where(last[:, :, None], x, 0), axis=1)

@@ -4,16 +4,16 @@ One unidirectional layer, zero initial state; gates are ordered reset, update, c
 here: real outputs never see it.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ser_jax.models.arithmetic import add_bias, product
+from ser_jax.models.arithmetic import DEFAULT, Arithmetic, add_bias, product
 
 
-def gru(inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array, operands: Any = None) -> Array:
+def gru(
+    inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array, *, arithmetic: Arithmetic = DEFAULT
+) -> Array:
     """Runs a GRU over right-padded sequences.
 
     r, u = σ(x·W + h·U + b), c = tanh(x·W_c + (r ∘ h)·U_c + b_c), then h becomes u ∘ h + (1 − u) ∘ c.
@@ -23,12 +23,12 @@ def gru(inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array, oper
       kernel: [I, 3 H], input weights; gates r, u, c.
       recurrent_kernel: [H, 3 H], recurrent weights.
       bias: [3 H].
-      operands: Type of the factors of matrix products; None: as they come.
+      arithmetic: How products are computed.
 
     Returns:
       [B, T, H], the hidden state after every step.
     """
-    units = recurrent_kernel.shape[0]
+    units, operands = recurrent_kernel.shape[0], arithmetic.operands
     gates_kernel, candidate_kernel = recurrent_kernel[:, : 2 * units], recurrent_kernel[:, 2 * units :]
     projected = add_bias(product(jnp.swapaxes(inputs, 0, 1), kernel, operands), bias)
 

@@ -9,16 +9,31 @@ differentiation would compute a product per step. Whatever does not depend on th
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ser_jax.models.arithmetic import add_bias, multiply, product
+from ser_jax.models import native
+from ser_jax.models.arithmetic import DEFAULT, Arithmetic, add_bias, multiply, product
 
 
-def lstm(inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array, operands: Any = None) -> Array:
+class State(NamedTuple):
+    """What an LSTM carries from step to step.
+
+    Attributes:
+      hidden: [B, H].
+      cell: [B, H].
+    """
+
+    hidden: Array
+    cell: Array
+
+
+def lstm(
+    inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array, *, arithmetic: Arithmetic = DEFAULT
+) -> Array:
     """Runs an LSTM over right-padded sequences.
 
     Args:
@@ -26,13 +41,47 @@ def lstm(inputs: Array, kernel: Array, recurrent_kernel: Array, bias: Array, ope
       kernel: [I, 4 H], input weights; gates i, f, g, o.
       recurrent_kernel: [H, 4 H], recurrent weights.
       bias: [4 H].
-      operands: Type of the factors of matrix products; None: as they come. The state keeps the type of the inputs.
+      arithmetic: How to compute. The state keeps the type of the inputs.
 
     Returns:
       [B, T, H], the hidden state after every step.
     """
-    projected = add_bias(product(jnp.swapaxes(inputs, 0, 1), kernel, operands), bias)
-    return jnp.swapaxes(recur(projected, recurrent_kernel, operands), 0, 1)
+    projected = add_bias(product(jnp.swapaxes(inputs, 0, 1), kernel, arithmetic.operands), bias)
+    if arithmetic.native:
+        return jnp.swapaxes(native.recur(projected, recurrent_kernel), 0, 1)
+    return jnp.swapaxes(recur(projected, recurrent_kernel, arithmetic.operands), 0, 1)
+
+
+def resume(
+    inputs: Array,
+    state: State,
+    kernel: Array,
+    recurrent_kernel: Array,
+    bias: Array,
+    *,
+    arithmetic: Arithmetic = DEFAULT,
+) -> tuple[Array, State]:
+    """Goes on with a sequence whose earlier steps `lstm` or `resume` has run; its gradient is not meant to be taken.
+
+    Args:
+      inputs: [B, T, I], the next steps.
+      state: After the step before them; zeros at the beginning.
+      kernel: [I, 4 H].
+      recurrent_kernel: [H, 4 H].
+      bias: [4 H].
+      arithmetic: As of `lstm`; never the kernels of this package.
+
+    Returns:
+      [B, T, H], the hidden state after every step, and the state after the last.
+    """
+    projected = add_bias(product(jnp.swapaxes(inputs, 0, 1), kernel, arithmetic.operands), bias)
+
+    def step(state, z):
+        state, _ = _step(state, z, recurrent_kernel, arithmetic.operands)
+        return state, state.hidden
+
+    state, hidden = lax.scan(step, state, projected)
+    return jnp.swapaxes(hidden, 0, 1), state
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -51,18 +100,23 @@ def recur(projected: Array, recurrent_kernel: Array, operands: Any = None) -> An
 
 
 def _forward(projected: Array, recurrent_kernel: Array, operands: Any) -> tuple[Array, tuple[Array, ...]]:
-    def step(carry, z):
-        hidden, cell = carry
-        i, f, g, o = jnp.split(z + multiply(hidden, recurrent_kernel, "bh,hz->bz", operands), 4, axis=-1)
-        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
-        cell = f * cell + i * g
-        hidden = o * jnp.tanh(cell)
-        return (hidden, cell), (hidden, cell, jnp.concatenate([i, f, g, o], axis=-1))
+    def step(state, z):
+        state, gates = _step(state, z, recurrent_kernel, operands)
+        return state, (*state, gates)
 
     units = recurrent_kernel.shape[0]
     zeros = jnp.zeros_like(projected, shape=(projected.shape[1], units))
-    _, (hidden, cell, gates) = lax.scan(step, (zeros, zeros), projected)
+    _, (hidden, cell, gates) = lax.scan(step, State(zeros, zeros), projected)
     return hidden, (hidden, cell, gates, recurrent_kernel)
+
+
+def _step(state: State, z: Array, recurrent_kernel: Array, operands: Any) -> tuple[State, Array]:
+    """One step from its projected input z [B, 4 H]; returns the state and the gates [B, 4 H]."""
+    hidden, cell = state
+    i, f, g, o = jnp.split(z + multiply(hidden, recurrent_kernel, "bh,hz->bz", operands), 4, axis=-1)
+    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    cell = f * cell + i * g
+    return State(o * jnp.tanh(cell), cell), jnp.concatenate([i, f, g, o], axis=-1)
 
 
 def _backward(operands: Any, residuals: tuple[Array, ...], grad_hidden: Array) -> tuple[Array, Array]:

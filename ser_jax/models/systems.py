@@ -35,7 +35,6 @@ class CRNN(nn.Module):
     units: int
     arithmetic: Arithmetic = DEFAULT
 
-    @nn.compact
     def __call__(self, values: Array, length: Array) -> Array:
         """Embeds a batch.
 
@@ -46,6 +45,23 @@ class CRNN(nn.Module):
         Returns:
           [B, 3 H].
         """
+        hidden, _ = self.hidden(values, length)
+        return pooling.statistics_pooling(hidden, pooling.length_mask(self._count(length), hidden.shape[1]))
+
+    @nn.compact
+    def hidden(
+        self, values: Array, length: Array, state: recurrence.State | None = None
+    ) -> tuple[Array, recurrence.State | None]:
+        """Computes the hidden state after every segment; what `__call__` pools.
+
+        Args:
+          values: As of `__call__`.
+          length: As of `__call__`.
+          state: Where the recurrence goes on, for rows that are all real; None: at the beginning.
+
+        Returns:
+          [B, T, H], and the state after the last segment, None if none was given.
+        """
         window, hop = self.channel
         bands = values.shape[-1]
         kernels = convolution.Kernels(
@@ -54,7 +70,7 @@ class CRNN(nn.Module):
             self.param("conv2_kernel", glorot, (self.widths[1], self.filters, self.filters)),
             self.param("conv2_bias", nn.initializers.zeros, (self.filters,)),
         )
-        count = segment_count(length, window, hop)
+        count = self._count(length)
         if values.ndim == 4:
             mask = pooling.length_mask(count, values.shape[1])
             features = convolution.cnn_literal(jnp.where(mask[:, :, None, None], values, 0), kernels, self.arithmetic)
@@ -62,16 +78,18 @@ class CRNN(nn.Module):
             real = pooling.length_mask((count - 1) * hop + window, values.shape[1])
             frames = jnp.where(real[:, :, None], values, 0)
             features = convolution.cnn_fast(frames, kernels, window, hop, self.arithmetic)
-            mask = pooling.length_mask(count, features.shape[1])
         units = self.units
-        hidden = recurrence.lstm(
-            features,
+        weights = (
             self.param("lstm_kernel", glorot, (features.shape[-1], 4 * units)),
             self.param("lstm_recurrent_kernel", nn.initializers.orthogonal(), (units, 4 * units)),
             self.param("lstm_bias", _forget_bias_one, (4 * units,)),
-            self.arithmetic.operands,
         )
-        return pooling.statistics_pooling(hidden, mask)
+        if state is None:
+            return recurrence.lstm(features, *weights, arithmetic=self.arithmetic), None
+        return recurrence.resume(features, state, *weights, arithmetic=self.arithmetic)
+
+    def _count(self, length: Array) -> Array:
+        return segment_count(length, *self.channel)
 
 
 def _forget_bias_one(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -125,10 +143,14 @@ class PlainCRNN(nn.Module):
     classes: int
     arithmetic: Arithmetic = DEFAULT
 
-    @nn.compact
     def __call__(self, inputs: Inputs) -> Array:
         """Returns logits [B, K]."""
-        x = self.head(self.crnn(_values(inputs, 0), inputs.length), inputs.keys)
+        return self.answer((self.crnn(_values(inputs, 0), inputs.length),), inputs.keys)
+
+    @nn.compact
+    def answer(self, pooled: tuple[Array], keys: Array | None = None) -> Array:
+        """Returns logits [B, K], given what the CRNN pooled, [B, 3 H]."""
+        x = self.head(pooled[0], keys)
         return _layer(self.classes, self.arithmetic, name="softmax")(x)
 
 
@@ -163,12 +185,16 @@ class MultiCRNN(nn.Module):
     classes: int
     arithmetic: Arithmetic = DEFAULT
 
-    @nn.compact
     def __call__(self, inputs: Inputs) -> Array:
         """Returns logits [B, K]."""
-        short = self.short_dense(self.short(_values(inputs, 0), inputs.length), inputs.keys)
-        long = self.long(_values(inputs, 1), inputs.length)
-        x = self.head(jnp.concatenate([short, long], axis=-1), inputs.keys)
+        short = self.short(_values(inputs, 0), inputs.length)
+        return self.answer((short, self.long(_values(inputs, 1), inputs.length)), inputs.keys)
+
+    @nn.compact
+    def answer(self, pooled: tuple[Array, Array], keys: Array | None = None) -> Array:
+        """Returns logits [B, K], given what the short and the long CRNN pooled, [B, 3 H] each."""
+        short = self.short_dense(pooled[0], keys)
+        x = self.head(jnp.concatenate([short, pooled[1]], axis=-1), keys)
         return _layer(self.classes, self.arithmetic, name="softmax")(x)
 
 

@@ -171,7 +171,7 @@ def numpy_lstm(inputs, kernel, recurrent_kernel, bias):
     return [hidden, *slopes]
 
 
-lstm_bf16 = functools.partial(recurrence.lstm, operands=jnp.bfloat16)
+lstm_bf16 = functools.partial(recurrence.lstm, arithmetic=BF16)
 
 
 def test_lstm_of_rounded_factors(float64):

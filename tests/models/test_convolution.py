@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from ser_jax.models import convolution
 
@@ -69,3 +70,16 @@ def test_windows_by_hand():
     x = jnp.arange(10.0).reshape(1, 10, 1)
     out = convolution.windows(x, count=3, hop=2, rows=3, stride=2)
     np.testing.assert_array_equal(out[0, :, :, 0], [[0, 2, 4], [2, 4, 6], [4, 6, 8]])
+
+
+@pytest.mark.parametrize(("window", "hop"), [(30, 20), (50, 25)])
+def test_a_length_that_is_not_known_yet(float64, window, hop):
+    """As exported: one program for all lengths, which cuts its windows in another way."""
+    weights = kernels()
+    rows, frames = export.symbolic_shape("rows, frames", constraints=["frames >= 50"])
+    program = jax.jit(lambda x: convolution.cnn_fast(x, weights, window, hop))
+    exported = export.export(program)(jax.ShapeDtypeStruct((rows, frames, 6), jnp.float64))
+    for extra in (0, 1, 24, 77):
+        x = jnp.asarray(np.random.default_rng(extra).normal(size=(2, 50 + extra, 6)))
+        expected = convolution.cnn_literal(cut(x, window, hop), weights)
+        np.testing.assert_allclose(exported.call(x), expected, rtol=1e-12, atol=1e-12)

@@ -9,6 +9,7 @@ import pytest
 from jax.test_util import check_grads
 from recurrent_loops import numpy_gru
 
+from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.models.gru import gru
 
 
@@ -38,7 +39,7 @@ def test_gradient(float64, steps):
 
 def test_bfloat16_rounds_the_factors_only():
     args = weights(dtype=np.float32)
-    rough = gru(*args, operands=jnp.bfloat16)
+    rough = gru(*args, arithmetic=Arithmetic(jnp.bfloat16))
     assert rough.dtype == jnp.float32
     assert 0 < np.abs(rough - gru(*args)).max() < 0.1
 

@@ -79,3 +79,16 @@ def test_outputs_never_see_right_padding():
     inputs, *rest = (jnp.asarray(a, jnp.float32) for a in weights(steps=9))
     padded = inputs.at[:, 5:].set(jnp.nan)
     np.testing.assert_array_equal(recurrence.lstm(inputs, *rest)[:, :5], recurrence.lstm(padded, *rest)[:, :5])
+
+
+def test_a_sequence_goes_on_where_it_was_left(float64):
+    rng = np.random.default_rng(5)
+    inputs, kernel = rng.normal(size=(2, 7, 3)), rng.normal(size=(3, 16))
+    weights = (kernel, rng.normal(size=(4, 16)), rng.normal(size=16))
+    state = recurrence.State(jnp.zeros((2, 4)), jnp.zeros((2, 4)))
+    found = []
+    for part in np.split(inputs, [1, 5], axis=1):
+        hidden, state = recurrence.resume(jnp.asarray(part), state, *map(jnp.asarray, weights))
+        found.append(hidden)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), numpy_lstm(inputs, *weights), rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(state.hidden, found[-1][:, -1])
