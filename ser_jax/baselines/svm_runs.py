@@ -54,7 +54,7 @@ class SVM:
         self.devices = f"{self.cores} x cpu"
         self.parameters = len(protocol.classes) * (hsf.shape[1] + 1)
 
-    def train(self, runs: list[Run], workdir: Path, description: dict[str, Any]) -> None:
+    def train(self, runs: list[Run], workdir: Path, description: dict[str, Any], folder: Path | None = None) -> None:
         """Fits every run that has no model file yet; the models do not depend on how many processes do it.
 
         Raises:
@@ -63,25 +63,26 @@ class SVM:
         """
         models = workdir / "models"
         pending = [run for run in runs if model_files.read_description(models / run.name) is None]
-        if not pending:
+        if not pending:  # The process before may have been killed between the last model and the list of all.
+            _write_metrics(folder or workdir, models, runs, self.settings.iterations)
             return
         self._check_sources(pending, runs, models)
         pending.sort(key=lambda run: (run.fold.name, run.seed))  # The seeds of a fold share its training part.
         with (
-            tempfile.TemporaryDirectory(prefix="ser_jax-") as folder,
-            _Recall(Path(folder) / svm.STOP) as recall,
+            tempfile.TemporaryDirectory(prefix="ser_jax-") as scratch,
+            _Recall(Path(scratch) / svm.STOP) as recall,
             progress("fitting", len(runs), "runs", len(runs) - len(pending)) as advance,
         ):
-            _save(Path(folder) / svm.FUNCTIONALS, self.hsf)
+            _save(Path(scratch) / svm.FUNCTIONALS, self.hsf)
             try:
                 for takes_c in (False, True):  # A fold that takes C from another one comes after it.
                     part = [run for run in pending if bool(run.fold.epochs_from) == takes_c]
-                    jobs = [self._job(run, Path(folder), models) for run in part]
+                    jobs = [self._job(run, Path(scratch), models) for run in part]
                     for run, fitted, seconds in _fit(jobs, self.cores, recall):
                         _write_model(models / run.name, run, fitted, description, seconds)
                         advance(1, f"{run.name}: C = {fitted.c:g}")
             finally:
-                _write_metrics(workdir, runs, self.settings.iterations)
+                _write_metrics(folder or workdir, models, runs, self.settings.iterations)
 
     def scores(self, models: Sequence[Path], utterances: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns decision values, in NumPy."""
@@ -182,13 +183,14 @@ def _write_model(folder: Path, run: Run, fitted: svm.Fitted, description: dict[s
     model_files.write_model(folder, description, params, fitted.statistics)
 
 
-def _write_metrics(workdir: Path, runs: Sequence[Run], iterations: int) -> None:
+def _write_metrics(folder: Path, models: Path, runs: Sequence[Run], iterations: int) -> None:
     """Writes a line for every finished run, and says how many fits have not converged."""
-    found = [model_files.read_description(workdir / "models" / run.name) for run in runs]
-    models = [description for description in found if description is not None]
-    lines = [{name: model[name] for name in ("fold", "seed", "c", "tried", "seconds")} for model in models]
-    atomic.write_text(workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    passes = [count for model in models for count in model["tried"]["passes"]]
+    found = [model_files.read_description(models / run.name) for run in runs]
+    fitted = [description for description in found if description is not None]
+    lines = [{name: model[name] for name in ("fold", "seed", "c", "tried", "seconds")} for model in fitted]
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    passes = [count for model in fitted for count in model["tried"]["passes"]]
     ended = sum(count >= iterations for count in passes)
     if ended:
         log.warning(

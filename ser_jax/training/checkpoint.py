@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.multihost import multihost
 from orbax.checkpoint.path import atomicity
 
 from ser_jax.errors import UserError
@@ -64,19 +65,50 @@ def manager(folder: Path) -> Iterator[Checkpoints]:
       UserError: If the folder cannot be made, read or written.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with tracebacks what it raises besides.
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=2,
-        enable_async_checkpointing=False,  # So that an error of writing is that of the save that it belongs to.
-        cleanup_tmp_directories=True,
-        temporary_path_class=atomicity.CommitFileTemporaryPath,
-    )
     with contextlib.ExitStack() as stack:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2,
+            enable_async_checkpointing=False,  # So that an error of writing is that of the save that it belongs to.
+            temporary_path_class=atomicity.CommitFileTemporaryPath,
+            **stack.enter_context(_by_itself()),
+        )
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_unfinished(folder)
             opened = stack.enter_context(ocp.CheckpointManager(folder.absolute(), options=options))
             position = _newest_whole(opened)
         except OSError as error:
             raise UserError(f"{folder} cannot be used for checkpoints ({error}); mend that and run again") from None
         yield Checkpoints(opened, position)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process was writing or deleting.
+
+    Orbax's own cleaning runs beside the reading of the folder: what it has seen then may be gone at the next save.
+    """
+    for path in folder.iterdir():
+        if path.name.isdecimal() and path.is_dir() and not (path / atomicity.COMMIT_SUCCESS_FILE).exists():
+            shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _by_itself() -> Iterator[dict[str, Any]]:
+    """Has orbax save what this process has; yields options for that.
+
+    Of several processes each has runs and a folder of its own. Orbax would wait for all of them in every save, and have
+    process 0 alone write.
+    """
+    if jax.process_count() == 1:
+        yield {}
+        return
+    before = multihost.process_index
+    multihost.process_index = lambda: 0
+    try:
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+        yield {"create": False, "multiprocessing_options": alone}
+    finally:
+        multihost.process_index = before
 
 
 def save(checkpoints: Checkpoints, arrays: Any, position: dict[str, Any]) -> None:

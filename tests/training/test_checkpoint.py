@@ -284,6 +284,29 @@ def test_damage_everywhere_begins_anew(copy, caplog):
     assert same(found_in(copy)[1], arrays_of(5))
 
 
+def test_a_deletion_that_was_killed_is_finished(tmp_path):
+    """Orbax keeps two; killed while it deletes the third, it leaves any part of it, with or without its commit file."""
+    with checkpoint.manager(tmp_path / "whole") as checkpoints:
+        checkpoint.save(checkpoints, arrays_of(1), {**POSITION, "step": 1})
+        shutil.copytree(tmp_path / "whole/1", tmp_path / "1")
+        for seed in (2, 3):
+            checkpoint.save(checkpoints, arrays_of(seed), {**POSITION, "step": seed})
+    assert sorted(path.name for path in (tmp_path / "whole").iterdir()) == ["2", "3"]
+    files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
+    for left in range(len(files)):
+        folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / f"left {left}"))
+        shutil.copytree(tmp_path / "1", folder / "1")
+        for gone in files[left:] if left % 2 else files[: len(files) - left]:
+            (folder / "1" / gone).unlink()
+        with checkpoint.manager(folder) as checkpoints:
+            assert checkpoint.restore(checkpoints) == {**POSITION, "step": 3}
+            checkpoint.save(checkpoints, arrays_of(4), {**POSITION, "step": 4})
+            checkpoint.save(checkpoints, arrays_of(5), {**POSITION, "step": 5})
+        position, arrays = found_in(folder)
+        assert position == {**POSITION, "step": 5} and same(arrays, arrays_of(5))
+        assert {"4", "5"} == {path.name for path in folder.iterdir() if path.name.isdecimal()}
+
+
 def test_damage_between_opening_and_reading_is_refused(copy):
     with checkpoint.manager(copy) as checkpoints:
         DAMAGE["data cut"](copy / "2")
