@@ -9,19 +9,47 @@ from ser_jax.errors import UserError
 
 if __name__ == "__main__":
     MODEL = flags.DEFINE_string("model", "", "Run directory that main has written.")
-    OUTPUT = flags.DEFINE_string("output", "", "Table to write, .csv or .json; default: lines on the terminal.")
+    OUTPUT = flags.DEFINE_string(
+        "output",
+        "",
+        "Table to write, .csv or .json; default: lines on the terminal. With --timeline: for one recording a file, "
+        ".csv, .json, .TextGrid (Praat), .txt (Audacity labels), .png or .svg; for several a folder, with a file each.",
+    )
     CLASSES = flags.DEFINE_list("classes", [], "Classes to choose from; default: all that the model knows.")
     THRESHOLD = flags.DEFINE_float("threshold", 0.0, "Share in [0, 1]: below it no class is named.")
+    TIMELINE = flags.DEFINE_bool(
+        "timeline", False, "Emotion over time, of recordings of any length: a row per segment."
+    )
+    WINDOW = flags.DEFINE_float(
+        "window",
+        None,
+        "Timeline: seconds that a row looks back on; default: 3. Systems that need the whole utterance have none: they "
+        "score windows of so many seconds one by one.",
+    )
+    HOP = flags.DEFINE_float(
+        "hop",
+        None,
+        "Timeline: score windows one by one with any system, so many seconds apart; default: half of --window.",
+    )
+    FORMAT = flags.DEFINE_string(
+        "format", "", "Timelines in a folder: csv (default), json, textgrid, audacity, png or svg."
+    )
 
 
 def main(arguments: list[str]) -> int:
     """Predicts for every recording named; what cannot be read is listed, and the rest is done."""
-    from ser_jax.prediction import batch, sources, table
+    from ser_jax.prediction import batch, sources, table, timeline_command
     from ser_jax.prediction.predictor import Predictor
 
     if not MODEL.value:
         raise UserError("--model is missing: name the run directory that python -m ser_jax.main has written")
     output = Path(OUTPUT.value) if OUTPUT.value else None
+    if TIMELINE.value:
+        asked = timeline_command.Asked(WINDOW.value, HOP.value, FORMAT.value, CLASSES.value, THRESHOLD.value)
+        return timeline_command.perform(Path(MODEL.value), arguments, output, asked)
+    for flag in (WINDOW, HOP, FORMAT):
+        if flag.present:
+            raise UserError(f"--{flag.name} is for timelines; add --timeline, or leave it out")
     if output is not None:
         table.check_output(output)
     listed = sources.find(arguments)

@@ -4,28 +4,26 @@ libsndfile accepts half a WAV, NaN samples, 1,024 channels and a 28 KB FLAC of t
 is checked around it: the first bytes (header.py) and the announced size before it decodes, the samples after.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
+from ser_jax.features import pcm
 from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.header import container
-from ser_jax.features.wave import INT16_SCALE
 
 SAMPLE_RATE = 16000
 MIN_SECONDS = 0.06  # shorter than one of the 60 ms windows of ComParE_2016: openSMILE gives NaN
 MIN_RATE, MAX_RATE = 4000, 192000
 MAX_CHANNELS = 8
-# Float files may exceed 1 a little; beyond 8 (+18 dB) they hold integers stored as floats, or garbage.
-MAX_PEAK = 8.0
-FULL_SCALE = 32767 / 32768  # the largest 16-bit sample; 8-bit samples reach it on the negative side only
+QUALITY = "HQ"  # of the resampler
 
-_CLIPPED_RUN = 3  # a single sample at full scale is a normalised recording; a flat top is clipping
 _BLOCK = 65536  # frames decoded at a time: bounds the memory of many channels
 # Span times are written with three decimals: an end may lie this far behind the last sample.
 _SPAN_TOLERANCE = 0.001
@@ -78,19 +76,84 @@ def decode(
     Raises:
       BadAudio: With one of its reasons; never more than `max_seconds` are decoded.
     """
+    with opened(path, start, end) as stretch:
+        rate, channels, encoding = stretch.rate, stretch.channels, stretch.encoding
+        check_length(stretch.frames / rate, max_seconds)
+        mono, clipped, done = np.empty(stretch.frames, np.float32), False, 0
+        for block in stretch.blocks():
+            clipped = pcm.check_block(block) or clipped
+            if observe is not None:
+                observe(block)
+            pcm.mix_down(block, out=mono[done : done + len(block)])
+            done += len(block)
+    check_length(done / rate, max_seconds)
+    return _recording(mono[:done], rate, channels, encoding, clipped)
+
+
+class Stretch:
+    """A recording, or a span of it, that has passed the gate and can be decoded in blocks; see `opened`.
+
+    Attributes:
+      rate: Sampling rate in Hz.
+      channels: Number of channels.
+      encoding: How the file holds its samples, by libsndfile's name.
+      frames: How many frames it announces.
+    """
+
+    def __init__(self, file: soundfile.SoundFile, kind: str, first: int, last: int):
+        """Is made by `opened`."""
+        self.rate, self.channels, self.encoding = file.samplerate, file.channels, file.subtype
+        self.frames = last - first
+        self._file, self._kind, self._first = file, kind, first
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Decodes once, in blocks [S, channels] f32 as the file holds them; their samples are not yet checked.
+
+        Raises:
+          BadAudio: "truncated" or "unreadable".
+        """
+        file, done = self._file, 0
+        try:
+            _seek(file, self._kind, self._first)
+            while done < self.frames:
+                block = file.read(min(_BLOCK, self.frames - done), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                done += len(block)
+                yield block
+        except soundfile.LibsndfileError as error:
+            if self._kind == "flac":  # the header was good, and what follows has checksums
+                place = f"frame {self._first + done} of {file.frames}"
+                raise BadAudio("truncated", f"the decoder stopped behind {place}: {error.error_string}") from None
+            raise BadAudio("unreadable", error.error_string) from None
+        if done < self.frames - _missing_allowed(self._kind, self.frames):
+            raise BadAudio("truncated", f"{self.frames} frames announced, {done} found")
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], start: float | None = None, end: float | None = None) -> Iterator[Stretch]:
+    """Opens a recording, or a span of it, of any length, behind the gate of `decode`.
+
+    Args:
+      path: As of `decode`.
+      start: As of `decode`.
+      end: As of `decode`.
+
+    Yields:
+      The stretch; its blocks are read inside the `with`.
+
+    Raises:
+      BadAudio: With one of its reasons.
+    """
     kind = container(path)
     name: Any = os.fsencode(path)  # as text a name must be UTF-8; that it may be bytes is not in soundfile's types
     try:
-        with soundfile.SoundFile(name) as file:
-            _check_limits(file, kind)
-            first, last = _span(file, start, end)
-            check_length((last - first) / file.samplerate, max_seconds)
-            mono, clipped = _read(file, kind, first, last, observe)
-            rate, channels, encoding = file.samplerate, file.channels, file.subtype
+        file = soundfile.SoundFile(name)
     except soundfile.LibsndfileError as error:
         raise BadAudio("unreadable", error.error_string) from None
-    check_length(len(mono) / rate, max_seconds)
-    return _recording(mono, rate, channels, encoding, clipped)
+    with file:
+        _check_limits(file, kind)
+        yield Stretch(file, kind, *_span(file, start, end))
 
 
 def from_samples(samples: np.ndarray, rate: int, *, max_seconds: float) -> Recording:
@@ -107,24 +170,16 @@ def from_samples(samples: np.ndarray, rate: int, *, max_seconds: float) -> Recor
     Raises:
       BadAudio: With one of its reasons.
     """
-    values = np.asarray(samples)
-    known = values.dtype.kind == "f" or values.dtype == np.int16
-    if values.ndim not in (1, 2) or 0 in values.shape[1:] or not known:
-        detail = f"an array of {values.dtype} of shape {values.shape}"
-        raise BadAudio("unreadable", f"{detail}; [samples] or [samples, channels] of floats or int16 is read")
-    frames = values[:, None] if values.ndim == 1 else values
-    _check_stream(rate, frames.shape[1])
-    check_length(len(frames) / rate, max_seconds)
-    scale = np.float32(INT16_SCALE if values.dtype == np.int16 else 1)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        frames = frames.astype(np.float32) / scale
-    clipped = _check_block(frames)
-    mono = np.mean(np.clip(frames, -1.0, 1.0), axis=1)
-    return _recording(mono, rate, frames.shape[1], str(values.dtype), clipped)
+    values = pcm.as_frames(samples)
+    check_stream(rate, values.shape[1])
+    check_length(len(values) / rate, max_seconds)
+    frames = pcm.to_float(values)
+    clipped = pcm.check_block(frames)
+    return _recording(pcm.mix_down(frames), rate, frames.shape[1], str(values.dtype), clipped)
 
 
 def _recording(mono: np.ndarray, rate: int, channels: int, encoding: str, clipped: bool) -> Recording:
-    samples = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
+    samples = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE, quality=QUALITY)
     samples = np.clip(samples, -1.0, 1.0)  # the resampling filter overshoots at steep edges
     if not samples.any():
         raise BadAudio("silent", "every sample is zero")
@@ -159,12 +214,13 @@ def _check_limits(file: soundfile.SoundFile, kind: str) -> None:
         raise BadAudio("unreadable", f"begins as {kind}, but libsndfile reads it as {file.format}")
     if kind == "wav" and file.subtype not in _UNCOMPRESSED:  # the gate read the header in another way than libsndfile
         raise BadAudio("unreadable", f"libsndfile reads {file.subtype} samples; only PCM and float are read")
-    _check_stream(file.samplerate, file.channels)
+    check_stream(file.samplerate, file.channels)
     if file.frames > _UNKNOWN_FRAMES:
         raise BadAudio("unreadable", "the header does not say how long the recording is")
 
 
-def _check_stream(rate: int, channels: int) -> None:
+def check_stream(rate: int, channels: int) -> None:
+    """Raises `BadAudio` "over the limits" for a sampling rate in Hz or a number of channels that is not read."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise BadAudio("over the limits", f"{rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are read")
     if channels > MAX_CHANNELS:
@@ -178,33 +234,6 @@ def _span(file: soundfile.SoundFile, start: float | None, end: float | None) -> 
     if not (0 <= begin <= stop <= seconds + _SPAN_TOLERANCE):  # false for NaN, too
         raise BadAudio("span outside the file", f"{begin:g} s to {stop:g} s of {seconds:.3f} s")
     return round(begin * file.samplerate), min(round(stop * file.samplerate), file.frames)
-
-
-def _read(
-    file: soundfile.SoundFile, kind: str, first: int, last: int, observe: Callable[[np.ndarray], None] | None
-) -> tuple[np.ndarray, bool]:
-    """Decodes frames `first` to `last` → mono samples [S] f32 in [-1, 1], and whether they are clipped."""
-    mono = np.empty(last - first, np.float32)
-    clipped, done = False, 0
-    try:
-        _seek(file, kind, first)
-        while done < len(mono):
-            block = file.read(min(_BLOCK, len(mono) - done), dtype="float32", always_2d=True)
-            if not len(block):
-                break
-            clipped = _check_block(block) or clipped
-            if observe is not None:
-                observe(block)
-            np.mean(np.clip(block, -1.0, 1.0), axis=1, out=mono[done : done + len(block)])
-            done += len(block)
-    except soundfile.LibsndfileError as error:
-        if kind == "flac":  # the header was good, and what follows has checksums
-            detail = f"the decoder stopped behind frame {first + done} of {file.frames}: {error.error_string}"
-            raise BadAudio("truncated", detail) from None
-        raise
-    if done < len(mono) - _missing_allowed(kind, len(mono)):
-        raise BadAudio("truncated", f"{len(mono)} frames announced, {done} found")
-    return mono[:done], clipped
 
 
 def _seek(file: soundfile.SoundFile, kind: str, first: int) -> None:
@@ -222,20 +251,3 @@ def _seek(file: soundfile.SoundFile, kind: str, first: int) -> None:
 def _missing_allowed(kind: str, frames: int) -> int:
     """Lossy streams without an index announce an estimate of their length."""
     return 0 if kind in ("wav", "flac") else 4608 + frames // 100
-
-
-def _check_block(block: np.ndarray) -> bool:
-    """Checks frames [S, channels] f32; returns whether they are clipped."""
-    peak = float(np.max(np.abs(block)))
-    if not np.isfinite(peak):
-        raise BadAudio("non-finite", "the samples contain NaN or infinity")
-    if peak > MAX_PEAK:
-        raise BadAudio("over the limits", f"samples up to {peak:g}; they must lie in [-1, 1]")
-    if peak < FULL_SCALE:
-        return False
-    full = np.abs(block) >= FULL_SCALE
-    run = np.ones(max(len(full) - _CLIPPED_RUN + 1, 0), bool)
-    return peak > 1.0 or any(
-        bool(np.logical_and.reduce([full[k : k + len(run), channel] for k in range(_CLIPPED_RUN)]).any())
-        for channel in range(full.shape[1])
-    )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ser_jax.corpora.table import Corpus, Utterance
-from ser_jax.features import audio
+from ser_jax.features import audio, pcm
 from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.header import content_sha256
 from ser_jax.features.workers import WorkerDied, available_cores, run
@@ -84,7 +84,7 @@ class FullScale:
     def add(self, block: np.ndarray) -> None:
         """Takes the next block, [S, channels] f32 with S ≥ 1."""
         self.samples += block.size
-        full = np.abs(block) >= audio.FULL_SCALE
+        full = np.abs(block) >= pcm.FULL_SCALE
         count = int(np.count_nonzero(full))
         runs = self._runs or [0] * block.shape[1]
         self._runs = [0] * block.shape[1]

@@ -11,6 +11,7 @@ from ser_jax.training import model_files
 from ser_jax.training.model_files import Model
 
 FINAL = "final"  # name of the only fold of the protocols that train the model to ship
+ENSEMBLE = "ensemble"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,28 +21,32 @@ class Members:
     Attributes:
       config: Configuration that they were trained with.
       models: One or more.
+      names: Their folders' names, FOLD-SEED.
       classes: Their K classes.
       description: Which models they are, in words.
     """
 
     config: Config
     models: tuple[Model, ...]
+    names: tuple[str, ...]
     classes: tuple[str, ...]
     description: str
 
 
-def read(workdir: Path) -> Members:
+def read(workdir: Path, run: str = "") -> Members:
     """Reads the models of a finished run.
 
     Args:
       workdir: The run directory.
+      run: Which of them: "final", "ensemble" (all that have not diverged) or the name of one, FOLD-SEED. Empty: those
+        whose fold is "final"; if there is none, the ensemble.
 
     Returns:
-      The models whose fold is "final"; if there is none, all that have not diverged.
+      The models.
 
     Raises:
-      UserError: If the folder is no run directory, the run is not finished, all of it has diverged, or a file is
-        damaged.
+      UserError: If the folder is no run directory, the run is not finished, all of it has diverged, a file is damaged,
+        or there is no such model.
     """
     config = run_directory.read_config(workdir)
     folders = model_files.list_models(workdir)
@@ -55,8 +60,14 @@ def read(workdir: Path) -> Members:
     if not trained:
         raise UserError(f"{workdir} holds no trained model; run the training command again to finish it")
     final = [folder for folder, found in trained.items() if found["fold"] == FINAL]
-    models = tuple(model_files.read_model(folder) for folder in final or trained)
-    return Members(config, models, tuple(models[0].description["classes"]), _describe(models, workdir, bool(final)))
+    choices = {"": final or list(trained), FINAL: final, ENSEMBLE: list(trained)}
+    folders = choices.get(run, [folder for folder in trained if folder.name == run])
+    if not folders:
+        names = ", ".join((*([FINAL] if final else []), ENSEMBLE, *(folder.name for folder in trained)))
+        raise UserError(f"run={run}: {workdir} holds no such model; choose one of {names}")
+    models = tuple(model_files.read_model(folder) for folder in folders)
+    classes, names = tuple(models[0].description["classes"]), tuple(folder.name for folder in folders)
+    return Members(config, models, names, classes, _describe(models, workdir, folders == final))
 
 
 def _describe(models: tuple[Model, ...], workdir: Path, final: bool) -> str:

@@ -1,6 +1,7 @@
 """A trained run as a function: a recording in, a label and probabilities out."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ser_jax.features.item import compute_kind
 from ser_jax.prediction import members
 from ser_jax.prediction.network import Network, Values
 from ser_jax.prediction.rule import Answer, Rule, make_rule
+from ser_jax.prediction.segments import SegmentNetwork
 from ser_jax.training import scoring
 
 
@@ -65,6 +67,15 @@ class Predictor:
         if self.config.system != "svm":
             self._network = Network(self.config, found.models, len(found.classes))
 
+    @functools.cached_property
+    def segments(self) -> SegmentNetwork:
+        """The models for streams, which go segment by segment; compiled when first asked for.
+
+        Raises:
+          UserError: If the system needs the whole utterance.
+        """
+        return SegmentNetwork(self.config, self._models, len(self.classes))
+
     def rule(self, classes: Sequence[str] = (), threshold: float = 0.0) -> Rule:
         """Returns how probabilities become answers; see `predict`."""
         return make_rule(self.classes, classes, threshold)
@@ -99,11 +110,27 @@ class Predictor:
         rule = self.rule(classes, threshold)
         heard = self._listen(recording, rate, start, end)
         try:
-            values = self._features(heard)
+            values = self.features([heard])
         except BadAudio as error:
             raise UserError(f"the recording cannot be used: {error}") from error
         answer = rule.answers(self.probabilities(values))[0]
         return Prediction(answer.label, answer.probabilities, heard.seconds, heard.flags)
+
+    def features(self, heard: Sequence[audio.Recording]) -> Values:
+        """Computes what the system reads of N recordings.
+
+        Raises:
+          BadAudio: If openSMILE gives NaN.
+        """
+
+        def computed(kind: str) -> list[np.ndarray]:
+            return [compute_kind(kind, recording, self._settings) for recording in heard]
+
+        return Values(
+            log_mel=computed("logmel") if systems.uses_log_mel(self.config) else [],
+            hsf=np.stack(computed("hsf")) if systems.uses_hsf(self.config) else None,
+            waves=computed("wave") if systems.uses_wave(self.config) else [],
+        )
 
     def probabilities(self, values: Values) -> np.ndarray:
         """Returns the probabilities [N, K] f64 of N recordings, given their features."""
@@ -143,13 +170,3 @@ class Predictor:
             return audio.from_samples(part, rate, max_seconds=limit)
         except BadAudio as error:
             raise UserError(f"the samples cannot be used: {error}") from error
-
-    def _features(self, heard: audio.Recording) -> Values:
-        def computed(kind: str) -> np.ndarray:
-            return compute_kind(kind, heard, self._settings)
-
-        return Values(
-            log_mel=[computed("logmel")] if systems.uses_log_mel(self.config) else [],
-            hsf=computed("hsf")[None, :] if systems.uses_hsf(self.config) else None,
-            waves=[computed("wave")] if systems.uses_wave(self.config) else [],
-        )
