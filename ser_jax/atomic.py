@@ -13,11 +13,32 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 _TEMPORARY = ".tmp"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to be written piece by piece; it appears at the end, if no error came before.
+
+    Args:
+      path: The file to create or replace; the folder must exist.
+    """
+    # Not tempfile: its files are readable by the owner only, and run directories are shared within a group.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        with naming(path), temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -27,18 +48,8 @@ def write_bytes(path: Path, content: bytes) -> None:
       path: The file to create or replace.
       content: Its whole content.
     """
-    # Not tempfile: its files are readable by the owner only, and run directories are shared within a group.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    try:
-        with naming(path), temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    with writing(path) as file:
+        file.write(content)
 
 
 def is_leftover(path: Path) -> bool:

@@ -34,6 +34,19 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_written_piece_by_piece_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    with atomic.writing(path) as file:
+        file.write(b"one ")
+        assert not path.exists()
+        file.write(b"two")
+    assert path.read_bytes() == b"one two"
+    with pytest.raises(KeyboardInterrupt), atomic.writing(path) as file:
+        file.write(b"three")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"one two" and [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_process_that_is_killed_leaves_the_old_file_and_a_leftover(tmp_path):
     path = tmp_path / "a.txt"
     atomic.write_text(path, "old")

@@ -113,18 +113,18 @@ def log_mel(wave: Any, settings: LogMelSettings, xp: ModuleType = np) -> Any:
     Symmetric Hamming window, power spectrum, `mel_filterbank`, natural logarithm of max(energy, floor), in float32.
 
     Args:
-      wave: [S] f32 at `settings.sample_rate`, in [-1, 1].
+      wave: [S] f32 at `settings.sample_rate`, in [-1, 1]; in jax.numpy also [B, S].
       settings: The front end.
       xp: The array library of `wave`: numpy or jax.numpy. For jax.export with a symbolic S, state the constraint
         S >= window. On accelerators trace under `jax.default_matmul_precision("highest")`: the default rounds the
         spectrum to fewer bits than float32.
 
     Returns:
-      [F, M] f32 with F = `frame_count(S, settings)`.
+      [F, M] f32 with F = `frame_count(S, settings)`; [B, F, M] of [B, S].
     """
-    frames, window, hop = frame_count(wave.shape[0], settings), settings.window, settings.hop
+    frames, window, hop = frame_count(wave.shape[-1], settings), settings.window, settings.hop
     if xp is not np:
-        return _frames(wave[xp.arange(frames)[:, None] * hop + xp.arange(window)[None, :]], settings, xp, xp.fft)
+        return _frames(wave[..., xp.arange(frames)[:, None] * hop + xp.arange(window)[None, :]], settings, xp, xp.fft)
     # Overlapping windows in place: gathering them costs a fifth of the time.
     windows = as_strided(wave, (frames, window), (hop * wave.strides[0], wave.strides[0]), writeable=False)
     out = np.empty((frames, settings.bands), np.float32)
@@ -135,8 +135,8 @@ def log_mel(wave: Any, settings: LogMelSettings, xp: ModuleType = np) -> Any:
 
 
 def _frames(windows: Any, settings: LogMelSettings, xp: ModuleType, fft: ModuleType) -> Any:
-    """Log-mel of windows of samples [F, window] → [F, M]."""
-    spectrum = fft.rfft(windows * _hamming(settings.window)[None, :], settings.fft)
+    """Log-mel of windows of samples [..., F, window] → [..., F, M]."""
+    spectrum = fft.rfft(windows * _hamming(settings.window).reshape((1,) * (windows.ndim - 1) + (-1,)), settings.fft)
     energies = (spectrum.real**2 + spectrum.imag**2) @ mel_filterbank(settings)
     return xp.log(xp.maximum(energies, np.float32(settings.floor)))
 

@@ -90,6 +90,13 @@ def test_jax_and_numpy_agree():
     np.testing.assert_allclose(other, log_mel(wave, PAPER), atol=1e-4)
 
 
+def test_rows_together_are_rows_alone():
+    waves = np.stack([noise(4000, seed) for seed in range(3)])
+    together = jax.jit(lambda x: log_mel(x, PAPER, jnp))(waves)
+    assert together.shape == (3, 23, 40)
+    np.testing.assert_allclose(together, [log_mel(wave, PAPER) for wave in waves], atol=1e-4)
+
+
 def test_export_with_any_length():
     (samples,) = export.symbolic_shape("samples", constraints=["samples >= 400"])
     argument = jax.ShapeDtypeStruct((samples,), jnp.float32)

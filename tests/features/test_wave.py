@@ -1,5 +1,6 @@
 """Samples in 16 bits: exact where the recording has no more, else the nearest."""
 
+import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,13 @@ def test_by_hand():
     found = to_int16(samples)
     assert found.dtype == np.int16
     assert found.tolist() == [0, 8192, -8192, 32767, -32768, 1, 0, -1]
+
+
+def test_jax_and_numpy_agree():
+    samples = np.random.default_rng(0).uniform(-1, 1, (2, 1000)).astype(np.float32)
+    found = to_int16(jnp.asarray(samples), jnp)
+    assert found.dtype == jnp.int16
+    np.testing.assert_array_equal(found, to_int16(samples))
 
 
 def test_all_16_bit_samples_are_exact():

@@ -1,0 +1,41 @@
+"""What an export refuses before any work, and what it leaves behind when it is stopped."""
+
+import pytest
+import untrained
+
+from ser_jax.errors import UserError
+from ser_jax.exporting import files, weights
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "sentence"),
+    [
+        ("m.stablehlo", "onnx", "format=onnx is not known; choose one of stablehlo, safetensors"),
+        ("m.safetensors", "stablehlo", "m.safetensors: format=stablehlo writes a file that ends in .stablehlo"),
+        ("m", "safetensors", "ends in .safetensors"),
+        ("nowhere/m.stablehlo", "stablehlo", "there is no folder .*nowhere; make it"),
+        ("folder.stablehlo", "stablehlo", "folder.stablehlo cannot be written; name another file"),
+        ("b.safetensors", "safetensors", "b.safetensors cannot be written"),  # its card would be a folder
+    ],
+)
+def test_outputs_that_cannot_be(tmp_path, name, kind, sentence):
+    (tmp_path / "folder.stablehlo").mkdir()
+    (tmp_path / "b.safetensors.md").mkdir()
+    with pytest.raises(UserError, match=sentence):
+        files.check_output(tmp_path / name, kind)
+
+
+def test_outputs_that_can_be(tmp_path):
+    (tmp_path / "m.stablehlo").write_text("an old one")
+    files.check_output(tmp_path / "m.stablehlo", "stablehlo")
+    files.check_output(tmp_path / "M.SafeTensors", "safetensors")
+
+
+def test_a_card_does_not_stay_alone(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "tensors", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files._write_both(tmp_path / "m.safetensors", untrained.make("plain_crnn"), {}, "# A card\n")
+    assert not list(tmp_path.iterdir())
