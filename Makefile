@@ -1,4 +1,4 @@
-# make run: the demo; make test: every test; make fuzz: damaged recordings; make
+# make run: the demo; make test: every test; make test-web: the web page in a browser; make fuzz: damaged recordings; make
 # reliability: what docs/reliability.md promises. Each makes the environment first.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,13 +6,17 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 PINS := $(wildcard constraints/$(VERSION).txt)
 WORKERS ?= auto
 
-.PHONY: run test fuzz reliability lint clean
+.PHONY: run test test-web fuzz reliability lint clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/python -m ser_jax.main --config=configs/multi_crnn.py
 
 test: $(VENV)/installed lint
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The page in headless Chromium ($CHROMIUM, or what is called chromium); skipped without one.
+test-web: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 0 -m web tests/web
 
 # Damaged recordings for some minutes; FUZZ="--seconds=600 --seed=7" sets the flags.
 FUZZ ?=

@@ -1,0 +1,299 @@
+"""The page as a visitor meets it, in headless Chromium: files, the microphone, small screens, dark rooms, keyboards."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import bad_recordings
+import numpy as np
+import pytest
+import web_servers
+
+from ser_jax.web.limits import Limits
+
+pytestmark = pytest.mark.web
+
+SECONDS = 60_000  # ms that a loaded machine is given
+PEAK = 0.75
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    """$CHROMIUM must be there if it is set; otherwise whatever is installed."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not path:
+        pytest.skip("Chromium is not installed")
+    assert shutil.which(path), f"CHROMIUM={path} cannot be run"
+    return path
+
+
+def tone(peak: float, seconds: float, rate: int = 16000) -> bytes:
+    samples = peak * np.sin(np.arange(round(seconds * rate)) * 2 * np.pi * 220 / rate)
+    return bad_recordings.encoded(samples.astype(np.float32), rate)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("speech") / "my speech.wav"
+    path.write_bytes(tone(PEAK, 3.0))
+    return path
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright, chromium, tmp_path_factory):
+    """Its microphone hears a file over and over, and nobody is asked."""
+    heard = tmp_path_factory.mktemp("microphone") / "heard.wav"
+    heard.write_bytes(tone(PEAK, 4.0, 48000))
+    arguments = [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={heard}",
+        "--disable-dev-shm-usage",
+    ]
+    started = playwright.chromium.launch(executable_path=chromium, args=arguments)
+    yield started
+    started.close()
+
+
+@contextlib.contextmanager
+def opened(browser, url: str, **options):
+    """Opens the page; it may complain of nothing, and ask nobody but its server."""
+    complaints, asked = [], set()
+    context = browser.new_context(**options)
+    context.set_default_timeout(SECONDS)
+    page = context.new_page()
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.add(request.url.split("/")[2] if "//" in request.url else "data"))
+    page.goto(url)
+    page.locator("#file:enabled").wait_for()
+    yield page
+    context.close()
+    expected = (
+        "status of 4",
+        "status of 5",
+        "net::ERR",
+        "WebSocket connection",
+    )  # what the server refuses is logged too
+    assert [text for text in complaints if not any(known in text for known in expected)] == []
+    assert asked <= {url.removeprefix("http://"), "data", url.removeprefix("http:")}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with web_servers.serving(tmp_path_factory.mktemp("browser"), Limits(per_minute=10**6)) as server:
+        yield server
+
+
+def shares(page) -> dict[str, int]:
+    rows = page.locator("#shares tr")
+    return {row.locator("th").inner_text(): int(row.locator("td").last.inner_text()[:-2]) for row in rows.all()}
+
+
+def painted(page, selector: str) -> int:
+    """Returns how many different pixels a canvas has."""
+    script = """canvas => new Set(new Uint32Array(
+        canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size"""
+    return page.locator(selector).evaluate(script)
+
+
+def test_a_file_is_judged_and_drawn(browser, served, speech):
+    with opened(browser, served.url) as page:
+        assert page.locator("#result").is_hidden() and "at most 20 MB and 120 s" in page.locator("#takes").inner_text()
+        page.set_input_files("#file", speech)
+        page.locator("#label", has_text="angry").wait_for()
+        assert shares(page) == {"angry": 75, "happy": 8, "neutral": 8, "sad": 8}
+        assert page.locator("#status").inner_text() == "Done: angry, 75 %."
+        assert page.locator("#about").inner_text() == "my speech.wav, 3.00 s"
+        assert painted(page, "#waveform") > 1 and painted(page, "#picture") > 20
+        assert painted(page, "canvas[data-name=angry]") > 2
+        assert page.locator("#audio").get_attribute("src").startswith("blob:")
+        assert page.locator("#problem").is_hidden()
+    assert served.left_behind == []
+
+
+def test_a_file_is_dropped(browser, served, speech):
+    with opened(browser, served.url) as page:
+        transfer = page.evaluate_handle(
+            """bytes => { const transfer = new DataTransfer();
+               transfer.items.add(new File([new Uint8Array(bytes)], "dropped.wav")); return transfer; }""",
+            list(speech.read_bytes()),
+        )
+        page.locator("#drop").dispatch_event("dragover", {"dataTransfer": transfer})
+        assert "over-it" in page.locator("#drop").get_attribute("class")
+        page.locator("#drop").dispatch_event("drop", {"dataTransfer": transfer})
+        page.locator("#about", has_text="dropped.wav, 3.00 s").wait_for()
+        assert "over-it" not in page.locator("#drop").get_attribute("class")
+
+
+def test_what_cannot_be_used_is_said(browser, tmp_path, speech):
+    with web_servers.serving(tmp_path, Limits(max_mb=1, per_minute=2)) as served, opened(browser, served.url) as page:
+        problem = page.get_by_role("alert")
+
+        def told(content: bytes, sentence: str) -> None:
+            page.set_input_files("#file", {"name": "x.wav", "mimeType": "audio/wav", "buffer": content})
+            problem.filter(has_text=sentence).wait_for()
+            assert page.locator("#result").is_hidden() and page.locator("#record").is_enabled()
+
+        told(b"<script>alert(1)</script>", "the recording cannot be used: unreadable: not a WAV, FLAC, Ogg or MP3 file")
+        told(bytes(1_000_001), "The recording has 1.0 MB; at most 1 MB are taken.")
+        page.set_input_files("#file", speech)
+        page.locator("#label", has_text="angry").wait_for()
+        assert problem.is_hidden()
+        page.set_input_files("#file", speech)
+        problem.filter(has_text="one client may ask 2 times in a minute; try again in").wait_for()
+
+
+def test_a_server_that_has_ended(browser, tmp_path, speech):
+    with contextlib.ExitStack() as stack:
+        served = stack.enter_context(web_servers.serving(tmp_path))
+        with opened(browser, served.url) as page:
+            stack.close()
+            page.set_input_files("#file", speech)
+            page.get_by_role("alert").filter(has_text="The server does not answer; is it still running?").wait_for()
+
+
+def test_the_result_moves_while_one_speaks(browser, served):
+    with opened(browser, served.url) as page:
+        page.get_by_role("button", name="Record", exact=True).click()
+        page.locator("#what", has_text="So far the model hears").wait_for()
+        page.locator("#label", has_text="angry").wait_for()
+        page.locator("#timer", has_text="2.").wait_for()
+        assert painted(page, "#waveform") > 1 and painted(page, "canvas[data-name=angry]") > 2
+        assert shares(page)["angry"] == pytest.approx(100 * PEAK, abs=10)
+        assert page.locator("#file").is_disabled()
+        page.get_by_role("button", name="Stop", exact=True).click()
+        page.locator("#about", has_text="your recording, ").wait_for()
+        assert shares(page)["angry"] == pytest.approx(100 * PEAK, abs=10)
+        assert page.locator("#what").inner_text() == "The model hears"
+        assert painted(page, "#picture") > 20 and page.locator("#timer").is_hidden()
+        assert page.get_by_role("button", name="Record", exact=True).is_enabled()
+        assert page.locator("#problem").is_hidden()
+
+
+def test_a_recording_is_as_long_as_it_took(browser, served):
+    with opened(browser, served.url) as page:
+        with page.expect_response("**/api/predict") as response:
+            page.get_by_role("button", name="Record", exact=True).click()
+            page.locator("#timer", has_text="1.5 s").wait_for()
+            shown = float(page.locator("#timer").inner_text().split()[0])
+            page.get_by_role("button", name="Stop", exact=True).click()
+        found = response.value.json()
+        assert 1.5 <= shown <= found["seconds"] + 0.06
+        assert max(found["waveform"]["high"]) == pytest.approx(PEAK, abs=0.1)  # a busy machine puts clicks into it
+
+
+def test_a_system_that_needs_the_whole(browser, tmp_path):
+    with (
+        web_servers.serving(tmp_path, make_stream=web_servers.no_stream) as served,
+        opened(browser, served.url) as page,
+    ):
+        assert page.locator("#live").inner_text() == f"The result comes when you stop: {web_servers.NOT_LIVE_SHORT}"
+        page.get_by_role("button", name="Record", exact=True).click()
+        page.locator("#timer", has_text="1.").wait_for()
+        assert page.locator("#label").inner_text() == "…"
+        page.get_by_role("button", name="Stop", exact=True).click()
+        page.locator("#label", has_text="angry").wait_for()
+        assert page.locator("canvas.share").first.is_hidden()
+        assert page.locator("#reading").inner_text() == f"Nothing moves here: {web_servers.NOT_LIVE_SHORT}"
+
+
+def test_without_a_free_session_the_recording_goes_on(browser, tmp_path):
+    with web_servers.serving(tmp_path, Limits(live_sessions=1)) as served:
+        with opened(browser, served.url) as first, opened(browser, served.url) as second:
+            first.get_by_role("button", name="Record", exact=True).click()
+            first.locator("#what", has_text="So far").wait_for()
+            second.get_by_role("button", name="Record", exact=True).click()
+            second.get_by_role("alert").filter(has_text="The recording goes on; the result comes when you").wait_for()
+            second.get_by_role("button", name="Stop", exact=True).click()
+            second.locator("#label", has_text="angry").wait_for()
+
+
+def test_a_microphone_that_is_refused(playwright, chromium, served):
+    strict = playwright.chromium.launch(executable_path=chromium, args=["--use-fake-device-for-media-stream"])
+    with opened(strict, served.url) as page:
+        page.get_by_role("button", name="Record", exact=True).click()
+        page.get_by_role("alert").filter(has_text="has not let this page use the microphone").wait_for()
+        assert page.get_by_role("button", name="Record", exact=True).is_enabled()
+    strict.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 360, 1000])
+def test_it_fits_and_can_be_read(browser, served, speech, width, theme):
+    with opened(browser, served.url, viewport={"width": width, "height": 800}, color_scheme=theme) as page:
+        page.set_input_files("#file", speech)
+        page.locator("#label", has_text="angry").wait_for()
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        poor = {text: ratio for text, ratio in page.evaluate(CONTRAST) if ratio < 4.5}
+        assert poor == {}
+        small = page.evaluate(
+            "() => [...document.querySelectorAll('button, #file')].map(e => e.getBoundingClientRect().height)"
+        )
+        assert min(small) >= 44
+
+
+# Contrast of every text with the first opaque colour behind it (WCAG 2.2, 1.4.3).
+CONTRAST = """() => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll("main *")]
+    .filter(e => e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
+    .map(e => {
+      const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+      return [e.textContent.trim(), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+    });
+}"""
+
+
+def test_the_keyboard_is_enough(browser, served):
+    with opened(browser, served.url) as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.id") == "file"
+        page.keyboard.press("Tab")
+        assert page.evaluate("() => document.activeElement.id") == "record"
+        page.keyboard.press("Enter")
+        page.locator("#timer", has_text="1.").wait_for()
+        page.locator("#record").focus()
+        page.keyboard.press("Space")
+        page.locator("#label", has_text="angry").wait_for()
+
+
+def test_what_a_screen_reader_is_told(browser, served, speech):
+    with opened(browser, served.url) as page:
+        assert page.get_by_label("Drop a recording here, or choose one").count() == 1
+        assert page.get_by_role("status").count() == 1 and page.get_by_role("heading", level=1).count() == 1
+        page.set_input_files("#file", speech)
+        page.get_by_role("status").filter(has_text="Done: angry, 75 %.").wait_for()
+        assert page.get_by_role("table", name="Probabilities").count() == 1
+        assert page.get_by_role("row", name="angry 75 %").count() == 1
+        assert page.get_by_role("img", name="angry over time, at the end 75 %").count() == 1
+
+
+def test_nothing_moves_for_those_who_ask_for_it(browser, served):
+    for motion, name in (("reduce", "none"), ("no-preference", "pulse")):
+        with opened(browser, served.url, reduced_motion=motion) as page:
+            page.get_by_role("button", name="Record", exact=True).click()
+            page.locator("#timer").wait_for()
+            style = "() => getComputedStyle(document.getElementById('timer'), '::before').animationName"
+            assert page.evaluate(style) == name

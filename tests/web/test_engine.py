@@ -1,0 +1,94 @@
+"""Threads of the models and processes of the decoders."""
+
+import asyncio
+import contextlib
+import threading
+from typing import Any
+
+import bad_recordings
+import numpy as np
+import pytest
+import web_servers
+
+from ser_jax.features import limited
+from ser_jax.web.engine import Engine
+from ser_jax.web.refusal import Refusal
+
+
+def loud() -> Any:
+    return web_servers.LoudIsAngry()
+
+
+@pytest.fixture
+def engine():
+    with contextlib.closing(Engine(loud(), web_servers.LoudStream)) as made:
+        yield made
+
+
+def test_a_recording_is_decoded_in_another_process(engine, tmp_path):
+    (tmp_path / "a").write_bytes(bad_recordings.encoded(np.full(8000, 0.25, np.float32)))
+    found = asyncio.run(engine.decode(tmp_path / "a"))
+    assert found.seconds == 0.5 and set(found.samples.tolist()) == {0.25}
+    assert sum(decoder._child is not None for decoder in engine._all) == 1
+
+
+def test_what_cannot_be_used_has_a_kind(engine, tmp_path):
+    (tmp_path / "a").write_bytes(b"nothing")
+    with pytest.raises(Refusal) as info:
+        asyncio.run(engine.decode(tmp_path / "a"))
+    assert (info.value.status, info.value.kind) == (422, "unreadable")
+    assert info.value.reason.startswith("the recording cannot be used: unreadable: not a WAV, FLAC, Ogg or MP3 file")
+
+
+def test_a_decoder_that_does_not_start_is_the_fault_of_the_server(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(limited, "_COMMAND", ("-c", "pass"))
+    (tmp_path / "a").write_bytes(b"nothing")
+    with pytest.raises(Refusal) as info:
+        asyncio.run(engine.decode(tmp_path / "a"))
+    assert (info.value.status, info.value.retry_after) == (503, 60) and str(tmp_path) not in info.value.reason
+
+
+def test_models_compute_one_after_the_other(engine):
+    running, most = 0, 0
+
+    def job() -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        running -= 1
+        return threading.current_thread().name
+
+    async def together() -> list[str]:
+        return await asyncio.gather(*(engine.compute(job) for _ in range(20)))
+
+    assert set(asyncio.run(together())) == {"model_0"} and most == 1
+
+
+def test_warming_up_hears_every_usual_length_and_starts_all_decoders(engine, monkeypatch):
+    heard = []
+    predict = engine.predictor.predict
+
+    def spy(samples, rate, **options):
+        heard.append(len(samples) / rate)
+        return predict(samples, rate, **options)
+
+    monkeypatch.setattr(engine.predictor, "predict", spy)
+    engine.warm_up()
+    assert heard == [1, 2, 4, 8, 16, 16]  # the last is the end of a stream
+    assert all(decoder._child is not None and decoder._child.poll() is None for decoder in engine._all)
+    assert engine.not_live == ""
+
+
+def test_systems_that_do_not_stream_say_why():
+    with contextlib.closing(Engine(loud(), web_servers.no_stream)) as engine:
+        assert engine.not_live == web_servers.NOT_LIVE
+        engine.warm_up()
+
+
+def test_nothing_runs_on_when_it_is_closed():
+    engine = Engine(loud(), web_servers.LoudStream)
+    engine.warm_up()
+    children = [decoder._child for decoder in engine._all]
+    engine.close()
+    assert all(child is not None and child.returncode is not None for child in children)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("model_")]
