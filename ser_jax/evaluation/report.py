@@ -10,21 +10,23 @@ import markupsafe
 import numpy as np
 
 from ser_jax import atomic, errors, metrics, strict_json
-from ser_jax.evaluation import calibration, canvas, history, page, plots, rejected, units
+from ser_jax.evaluation import calibration, canvas, confused, history, inside_page, page, plots, rejected, slices, units
 from ser_jax.evaluation import predictions as predictions_module
 from ser_jax.evaluation import results as results_module
+from ser_jax.evaluation.inside import Inside
 from ser_jax.evaluation.predictions import Prediction
 
 MOST_OPEN_ROWS = 12  # longer tables are folded away
 MOST_REJECTIONS_SHOWN = 200
 
 
-def write_report(workdir: Path) -> Path:
+def write_report(workdir: Path, inside: Inside | None = None) -> Path:
     """Writes the page.
 
     Args:
       workdir: A run directory with `config.json`, `protocol.json`, `versions.json`, `results.json` and
         `predictions.csv`; `metrics.jsonl` and `rejected.csv` are shown where they exist.
+      inside: What only recordings and models can say; None: the page says how to come by it.
 
     Returns:
       Path of `report.html` in that directory.
@@ -44,6 +46,9 @@ def write_report(workdir: Path) -> Path:
         reasons[rejection.reason].append(rejection)
     speakers = {row.speaker for row in predictions}
     classes = _class_rows(results, predictions)
+    kept = [row for row in predictions if row.label and row.seed in results["seeds"]]
+    seconds = {name: recording.seconds for name, recording in inside.recordings.items()} if inside else {}
+    parts = {"speakers": slices.by_speaker(kept, results), "lengths": slices.by_length(kept, results, seconds)}
     text = page.render(
         "report.html",
         results=results,
@@ -57,11 +62,13 @@ def write_report(workdir: Path) -> Path:
         all_seeds=sorted({run["seed"] for run in results["runs"]}),
         failed=[run for run in results["runs"] if run["status"] == results_module.DIVERGED],
         ranked=sorted((run for run in results["runs"] if run["ua"] is not None), key=lambda run: run["ua"]),
-        confusions=_largest_confusions(results),
+        confusions=confused.most_confused(kept, results),
+        slices=parts,
         classes=classes,
         largest=max(classes, key=lambda row: row["utterances"]),
         temperatures=[value for value in results["calibration"]["temperature"] if value is not None],
-        figures=_figures(results, predictions, epochs),
+        figures=_figures(results, kept, epochs, parts),
+        inside=inside_page.describe(inside, predictions, results["classes"], workdir),
         unreadable=unreadable,
         rejections=len(rejections),
         reasons=sorted(reasons.items(), key=lambda item: -len(item[1])),
@@ -83,11 +90,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return strict_json.read(path, remedy="restore it or run the training again")
 
 
-def _figures(results: Mapping, predictions: Sequence[Prediction], epochs: Sequence[Mapping]) -> dict[str, Any]:
+def _figures(
+    results: Mapping,
+    kept: Sequence[Prediction],
+    epochs: Sequence[Mapping],
+    parts: Mapping[str, Sequence[slices.Slice]],
+) -> dict[str, Any]:
     """Returns name → SVG of the figures that this run can fill."""
     svg = {}
     classes = results["classes"]
-    kept = [row for row in predictions if row.label and row.seed in results["seeds"]]
     epochs = [line for line in epochs if line.get("phase", 1) == 1]  # The second phase has no validation figures.
     if epochs:
         best = {(run["fold"], run["seed"]): run["best_epoch"] or 0 for run in results["runs"]}
@@ -108,15 +119,12 @@ def _figures(results: Mapping, predictions: Sequence[Prediction], epochs: Sequen
         bins = calibration.reliability(probabilities, units.class_numbers(kept, classes)[0])
         svg["reliability"] = plots.reliability_diagram(bins, name="reliability")
         svg["counts"] = plots.bars(classes, values, label="test utterances", percent=False, name="counts")
-    speakers = sorted({row.speaker for row in kept} - {""})
-    if len(speakers) > 1:
-        rows = {speaker: [row for row in kept if row.speaker == speaker] for speaker in speakers}
-        points = np.array(
-            [[metrics.unweighted_accuracy(matrix) for matrix in _per_seed(rows[name], results)] for name in speakers]
-        )
-        svg["speakers"] = plots.bars(
-            speakers, points.mean(axis=1), label="UA in %", points=points, chance=1 / len(classes), name="speakers"
-        )
+    for name, found in parts.items():
+        if found:
+            names, values = [part.name for part in found], np.array([part.ua for part in found])
+            points = np.stack([part.per_seed for part in found])
+            chance = 1 / len(classes)
+            svg[name] = plots.bars(names, values, label="UA in %", points=points, chance=chance, name=name)
     return {name: markupsafe.Markup(text) for name, text in svg.items()}
 
 
@@ -145,16 +153,3 @@ def _class_rows(results: Mapping, predictions: Sequence[Prediction]) -> list[dic
         }
         for index, name in enumerate(results["classes"])
     ]
-
-
-def _largest_confusions(results: Mapping, count: int = 3) -> list[tuple[str, str, float]]:
-    """Returns (true class, predicted class, share of the true class), largest first."""
-    confusion = np.array(results["confusion"])
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    names = results["classes"]
-    pairs = [
-        (names[row], names[column], float(shares[row, column]))
-        for row, column in np.ndindex(shares.shape)
-        if row != column and shares[row, column] > 0
-    ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:count]
