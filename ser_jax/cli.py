@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from ser_jax.config import get_config
-from ser_jax.errors import EXIT_USER, NO_ROOM, Diverged, UserError
+from ser_jax.errors import EXIT_USER, NO_ROOM, Diverged, HostLost, UserError
 from ser_jax.training.interrupt import Interrupted, farewell, leaving_on_sigterm
 
 _BAD_VALUES = (flags.Error, AttributeError, KeyError, TypeError, ValueError)
@@ -35,8 +35,9 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
     """Parses the command line, runs `main` and leaves with its exit code.
 
     Errors that the user can mend, a full disk among them, end with one sentence on standard error and exit code 2,
-    diverged training with 3, SIGTERM with `training.preemption_exit_code`; anything else is a defect of this program
-    and keeps its traceback. A reader that goes away (`| head`) ends the command as it ends others, without a word.
+    diverged training with 3, a lost host with 134, SIGTERM with `training.preemption_exit_code`; anything else is a
+    defect of this program and keeps its traceback. A reader that goes away (`| head`) ends the command as it ends
+    others, without a word.
 
     Args:
       main: The command; reads its flags from the FlagHolders it defined.
@@ -52,7 +53,7 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
                 code = (main(list(arguments[1:])) if positional else main()) or 0
                 sys.stdout.flush()
                 return code
-        except (UserError, Diverged) as error:
+        except (UserError, Diverged, HostLost) as error:
             return _fail(str(error), error.exit_code)
         except Interrupted as stop:
             return _leave(farewell(stop.signal), preempted if stop.signal == signal.SIGTERM else 128 + stop.signal)

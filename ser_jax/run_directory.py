@@ -17,6 +17,8 @@ PACKAGES = (
     *("opensmile", "scikit-learn"),
 )
 
+BUCKETS = ("gs:", "s3:")  # how a path begins that was meant as one
+
 
 def open_directory(workdir: Path, config: Config) -> None:
     """Makes a run directory, or checks that an existing one was made with the same configuration.
@@ -30,6 +32,11 @@ def open_directory(workdir: Path, config: Config) -> None:
     Raises:
       UserError: If the folder holds something else, another configuration, or cannot be written.
     """
+    if "".join(workdir.parts[:1]) in BUCKETS:
+        raise UserError(
+            f"--workdir={workdir}: a bucket is no folder; mount it on every host (gcsfuse BUCKET /mnt/runs) and name "
+            f"the folder there"
+        )
     resolved = json.loads(config.to_json())
     path = workdir / "config.json"
     if path.is_file() and (workdir / "protocol.json").is_file():
@@ -67,15 +74,22 @@ def record_protocol(workdir: Path, protocol: Protocol) -> None:
     atomic.write_json(path, protocol.to_json(), indent=None)
 
 
-def record_versions(workdir: Path, devices: str) -> None:
-    """Writes `versions.json`: package versions, Python, platform and devices."""
-    versions = {"ser_jax": __version__, "python": platform.python_version(), "platform": platform.platform()}
+def record_versions(workdir: Path, devices: str, processes: int = 1) -> None:
+    """Writes `versions.json`: package versions, Python, platform and devices (those of one of the processes)."""
+    devices = devices if processes == 1 else f"{processes} processes, each {devices}"
+    here = {"platform": platform.platform(), "devices": devices}
+    atomic.write_json(workdir / "versions.json", versions() | here)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of this package, of Python and of the packages that results may depend on."""
+    found = {"ser_jax": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    atomic.write_json(workdir / "versions.json", {**versions, "devices": devices})
+            found[package] = "not installed"
+    return found
 
 
 def finished_results(workdir: Path) -> dict[str, Any] | None:

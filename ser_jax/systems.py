@@ -37,13 +37,14 @@ class System(typing.Protocol):
     devices: str
     compile_seconds: float
 
-    def train(self, runs: list[Run], workdir: Path, description: dict[str, Any]) -> None:
+    def train(self, runs: list[Run], workdir: Path, description: dict[str, Any], folder: Path | None = None) -> None:
         """Trains every run that has no model file yet.
 
         Args:
           runs: The runs wanted.
           workdir: The run directory.
           description: What every `model.json` repeats: system, classes, configuration.
+          folder: Where it keeps checkpoints and lines of metrics, if not in the run directory.
 
         Raises:
           Interrupted: After SIGTERM or Ctrl-C, when the same command can go on from what is on disk.

@@ -9,7 +9,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,11 @@ class Ended:
 class Started:
     """A command under way: `python -m module arguments`, in a fork."""
 
-    def __init__(self, *arguments: str, module: str = "ser_jax.main"):
+    def __init__(self, *arguments: str, module: str = "ser_jax.main", environment: Mapping[str, str] | None = None):
         self._folder = tempfile.TemporaryDirectory()
         for stream in "12":  # It may be killed before it writes anything.
             (Path(self._folder.name) / stream).touch()
-        self._process = FORKS.Process(target=_perform, args=(module, arguments, self._folder.name))
+        self._process = FORKS.Process(target=_perform, args=(module, arguments, self._folder.name, environment or {}))
         self._process.start()
 
     def send(self, number: int) -> None:
@@ -87,11 +87,12 @@ class Started:
             return Ended(code, (Path(folder) / "1").read_text(), (Path(folder) / "2").read_text())
 
 
-def _perform(module: str, arguments: Iterable[str], folder: str) -> None:
+def _perform(module: str, arguments: Iterable[str], folder: str, environment: Mapping[str, str]) -> None:
     """Becomes the command, its output redirected into two files of `folder`."""
     for stream in (1, 2):
         os.dup2(os.open(f"{folder}/{stream}", os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(ROOT)
+    os.environ.update(environment)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

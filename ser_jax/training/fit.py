@@ -9,7 +9,7 @@ step where that was saved.
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Trainer:
         workdir: Path,
         description: dict[str, Any],
         calibrate: Callable[[np.ndarray, np.ndarray], float],
+        folder: Path | None = None,
     ):
         """Prepares training.
 
@@ -65,12 +66,13 @@ class Trainer:
           workdir: The run directory.
           description: What every `model.json` repeats: system, classes, configuration.
           calibrate: Validation logits [n, K] f64 and class numbers [n] → the temperature of a run.
+          folder: Where checkpoints and lines of metrics are kept, if not in the run directory.
         """
         self.protocol = protocol
         self.dataset = dataset
         self.programs = programs
         self.settings = settings
-        self.workdir = workdir
+        self.folder = folder or workdir
         self.calibrate = calibrate
         self.feed = Feed(
             *(protocol, dataset, programs),
@@ -98,7 +100,7 @@ class Trainer:
         most = self.settings.epochs
         total = most * sum(len(self.ledger.phases(run)) for run in runs)
         second = most * sum(GIVEN in self.ledger.phases(run) for run in pending)
-        with checkpoint.manager(self.workdir / "checkpoints") as checkpoints:
+        with checkpoint.manager(self.folder / "checkpoints") as checkpoints:
             resumed, position = self._saved(checkpoints, [*choosing, *self.ledger.given(pending)])
             done = sum(record["epochs"] for record in position["records"]) if resumed else 0
             start = total - most * len(choosing) - second + done
@@ -112,9 +114,10 @@ class Trainer:
         resumed, position = self._saved(checkpoints, runs)
         if resumed:
             log.info("resuming %s at epoch %d", ", ".join(position["runs"]), position["epoch"])
-            self._train_group(self._resume(checkpoints, resumed, position), checkpoints, watch, advance)
+            for group in self._resume(checkpoints, resumed, position):
+                self._train_group(group, checkpoints, watch, advance)
         for members in groups([run for run in runs if run not in resumed], self.programs.size):
-            journal.forget(self.workdir, members, after=0)
+            journal.forget(self.folder, members, after=0)
             memory.return_freed_memory()
             self._train_group(self._new_group(members), checkpoints, watch, advance)
 
@@ -125,7 +128,7 @@ class Trainer:
             return [], {}
         saved = list(zip(position["runs"], position["given_epochs"], strict=True))
         found = [run for key in saved for run in runs if (run.name, run.epochs) == key]
-        return (found if len(found) == len(saved) <= self.programs.size else []), position
+        return (found if len(found) == len(saved) else []), position
 
     def _new_group(self, runs: list[Run]) -> Group:
         keys = [int(plans.generator("init", run.seed, run.fold.name).integers(2**32)) for run in runs]
@@ -136,21 +139,23 @@ class Trainer:
             *(state, best if runs[0].phase == CHOICE else None),
         )
 
-    def _resume(self, checkpoints: Any, runs: list[Run], position: dict[str, Any]) -> Group:
+    def _resume(self, checkpoints: Any, runs: list[Run], position: dict[str, Any]) -> Iterator[Group]:
+        """Yields the runs of the newest checkpoint, in as many groups as it takes: it may be of a larger one."""
         like: dict[str, Any] = {"state": self.programs.state_shape}
         if runs[0].phase == CHOICE:
             like["best"] = jax.eval_shape(jax.vmap(selection.nothing_yet), like["state"].params)
         saved = checkpoint.restore_arrays(checkpoints, like)
-        # The saved group may have been of another size: only its runs are taken over.
-        arrays = self.programs.put(
-            self.feed.stack([jax.tree.map(lambda leaf, n=n: leaf[n], saved) for n in range(len(runs))])
-        )
-        records = [Record(**record) for record in position["records"]]
-        journal.forget(self.workdir, runs, after=position["epoch"] - 1)
-        return Group(
-            *(runs, records, self.feed.constants(runs), self._judged_by(runs)),
-            *(arrays["state"], arrays.get("best"), position["epoch"], position["step"]),
-        )
+        journal.forget(self.folder, runs, after=position["epoch"] - 1)
+        for start in range(0, len(runs), self.programs.size):
+            places = range(len(runs))[start : start + self.programs.size]
+            arrays = self.programs.put(
+                self.feed.stack([jax.tree.map(lambda leaf, n=n: leaf[n], saved) for n in places])
+            )
+            members, records = [runs[n] for n in places], [Record(**position["records"][n]) for n in places]
+            yield Group(
+                *(members, records, self.feed.constants(members), self._judged_by(members)),
+                *(arrays["state"], arrays.get("best"), position["epoch"], position["step"]),
+            )
 
     def _train_group(self, group: Group, checkpoints: Any, watch: Watch, advance: Advance) -> None:
         def save() -> None:
@@ -162,6 +167,7 @@ class Trainer:
         while group.epoch <= max(planned) and any(record.active for record in group.records):
             active = [record.active for record in group.records]
             order, rows, mask = self.feed.epoch(group.runs, active, group.epoch)
+            self.programs.announce(order[group.step :], rows[group.step :])
             while group.step < len(order):
                 part = slice(group.step, group.step + self.programs.chunk)
                 group.state = self.programs.train(group.state, group.constants, order[part], rows[part], mask[part])
@@ -239,7 +245,7 @@ class Trainer:
             if found.stopped:
                 record.status = "stopped"
             lines.append(line)
-        journal.append(self.workdir, lines)
+        journal.append(self.folder, lines)
         advance(len(active), f"{' · '.join(notes)} · {trained / seconds:,.0f} utterances/s")
 
     def _end(self, group: Group) -> None:

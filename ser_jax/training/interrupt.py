@@ -65,6 +65,11 @@ class Watch:
         self.received = number
 
 
+def received() -> int | None:
+    """Returns the signal that a `Watch` keeps for later, if any."""
+    return next((watch.received for watch in _watching if watch.received is not None), None)
+
+
 def farewell(number: int) -> str:
     """Returns the sentence with which an interrupted command ends."""
     return f"stopped by {signal.Signals(number).name}; run the same command again to go on from here"

@@ -1,0 +1,209 @@
+"""The launchers: what they would have gcloud, xpk and SLURM do, recorded by stand-ins of the same names."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+LAUNCH = ROOT / "launch"
+LAUNCHERS = ("tpu_vm.sh", "tpu_xpk.sh", "gpu.sh", "slurm.sbatch")
+COMMAND = ("ser_jax.main", "--config=my presets/a.py", "--workdir=/mnt/ser_jax/a")
+WORDS = r"my\ presets/a.py"  # how a shell is told one word
+
+FAKE = f"""#!{sys.executable}
+import json, os, sys
+with open(os.environ["RECORD"], "a") as file:
+    file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+if "describe" in sys.argv:
+    print("ACTIVE")
+sys.exit(int(os.environ.get("FAIL_" + os.path.basename(sys.argv[0]).upper(), "0")))
+"""
+
+
+class Launcher:
+    """Runs a launcher with stand-ins for everything that it calls."""
+
+    def __init__(self, folder: Path):
+        self.tmp_path, self.record = folder, folder / "record"
+        for name in ("gcloud", "xpk", "srun", "scontrol", "scancel"):
+            (folder / name).write_text(FAKE)
+            (folder / name).chmod(stat.S_IRWXU)
+        self.environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "RECORD": str(self.record)}
+
+    def __call__(self, name: str | Path, *arguments: str, code: int = 0, **environment: str) -> list[list[str]]:
+        """Returns the calls that were recorded."""
+        self.record.unlink(missing_ok=True)
+        self.ended = subprocess.run(
+            [LAUNCH / name, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=self.environment | environment,
+            timeout=60,
+        )
+        assert self.ended.returncode == code, self.ended
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def launch(tmp_path) -> Launcher:
+    return Launcher(tmp_path)
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_they_are_short_and_pass_shellcheck(name):
+    assert len((LAUNCH / name).read_text().splitlines()) <= 60 and os.access(LAUNCH / name, os.X_OK)
+    if shutil.which("shellcheck") is None:
+        assert not os.environ.get("CI"), "continuous integration has shellcheck"
+        pytest.skip("shellcheck is not installed")
+    assert not subprocess.run(["shellcheck", LAUNCH / name], capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize(
+    "arguments", [[], ["--nothing"], ["fly", "n", "z", "v4-8", "1"], ["run", "n", "z", "v4-8", "1"], ["resume", "--"]]
+)
+def test_what_they_do_not_understand_calls_nothing(name, arguments, launch):
+    if (name, arguments[:1]) == ("slurm.sbatch", ["resume"]):
+        arguments = ["resume"]
+    code = 1 if arguments == ["resume"] else 2
+    assert launch(name, *arguments, code=code) == [] and launch.ended.stderr
+
+
+def test_an_unknown_type_of_tpu(launch):
+    assert launch("tpu_vm.sh", "create", "n", "z", "v2-8", code=2) == []
+    assert launch.ended.stderr == "error: TYPE=v2-8 is not known; use v4-N, v5litepod-N, v5p-N or v6e-N\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("tpu_vm.sh", ["all", "n", "us-west4-a", "v5litepod-8", "--"]),
+        ("tpu_xpk.sh", ["run", "c", "us-west4-a", "v5litepod-16", "2", "job", "--"]),
+        ("gpu.sh", ["all", "n", "us-west4-a", "a2-highgpu-1g", "2", "--"]),
+        ("slurm.sbatch", []),
+    ],
+)
+def test_dry_run_prints_exactly_what_would_be_called(name, arguments, launch):
+    assert launch(name, "--dry_run", *arguments, *COMMAND) == []
+    printed = launch.tmp_path / "printed"
+    printed.write_text(f"#!/bin/bash\n{launch.ended.stdout}")
+    printed.chmod(stat.S_IRWXU)
+    assert alike(launch(printed)) == alike(launch(name, *arguments, *COMMAND))
+
+
+def alike(calls: list[list[str]]) -> list[list[str]]:
+    """Without questions, the name of the archive, and the order of what happens at the same time."""
+    calls = [["archive" if word.startswith("/tmp/tmp.") else word for word in call] for call in calls]
+    return sorted(call for call in calls if "describe" not in call)
+
+
+# --- Cloud TPU --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pod_of_several_hosts(launch):
+    made, asked = launch("tpu_vm.sh", "--spot", "create", "n", "us-west4-a", "v5litepod-16")
+    assert made == [
+        *("gcloud", "compute", "tpus", "queued-resources", "create", "n", "--node-id=n"),
+        *("--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--spot", "--zone=us-west4-a"),
+    ]
+    assert asked[3:6] == ["queued-resources", "describe", "n"]
+    copied, installed, mounted = launch("tpu_vm.sh", "--share=10.0.0.2:/runs", "setup", "n", "z", "v5litepod-16")
+    assert copied[3:5] == ["tpu-vm", "scp"] and "--worker=all" in copied
+    assert "ser_jax[tpu]" in installed[-2] and "10.0.0.2:/runs /mnt/ser_jax" in mounted[-2]
+    (trained,) = launch("tpu_vm.sh", "run", "n", "z", "v5litepod-16", "--", *COMMAND)
+    assert "--worker=all" in trained
+    assert trained[-2].startswith(f"--command=cd ser_jax && ../.venv/bin/python -m ser_jax.main --config={WORDS} ")
+    (deleted,) = launch("tpu_vm.sh", "delete", "n", "z", "v5litepod-16")
+    assert deleted[3:6] == ["queued-resources", "delete", "n"]
+
+
+def test_resuming_after_a_preemption_makes_the_machine_anew(launch):
+    calls = launch("tpu_vm.sh", "--share=10.0.0.2:/runs", "resume", "n", "z", "v5litepod-16", "--", *COMMAND)
+    assert [call[4] for call in calls] == ["delete", "create", "describe", "scp", "ssh", "ssh", "ssh"]
+    assert "ser_jax.main" in calls[-1][-2]
+
+
+def test_all_deletes_the_machine_even_if_something_fails(launch):
+    calls = launch("tpu_vm.sh", "all", "n", "z", "v6e-8", "--", *COMMAND, code=1, FAIL_GCLOUD="1")
+    assert [call[4] for call in calls] == ["create", "delete"]
+
+
+# --- GKE --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_workload_that_is_started_again(launch):
+    where = ["--cluster=c", "--zone=z"]
+    (made,) = launch("tpu_xpk.sh", "--spot", "create", "c", "z", "v5litepod-16", "2")
+    assert made[:3] == ["xpk", "cluster", "create"] and {"--spot", "--num-slices=2", *where} <= set(made)
+    (share,) = launch("tpu_xpk.sh", "setup", "c", "z", "v5litepod-16", "2")
+    assert share[:4] == ["xpk", "storage", "create", "ser-jax"] and "--mount-point=/mnt/ser_jax" in share
+    (job,) = launch("tpu_xpk.sh", "run", "c", "z", "v5litepod-16", "2", "job", "--", *COMMAND)
+    assert {"--workload=job", "--max-restarts=50", "--termination-grace-period-seconds=300", *where} <= set(job)
+    command = next(word for word in job if word.startswith("--command="))
+    assert command.startswith("--command=pip install -q '.[tpu]' && exec python -m ser_jax.main --config=" + WORDS)
+    again = launch("tpu_xpk.sh", "resume", "c", "z", "v5litepod-16", "2", "job", "--", *COMMAND)
+    assert [call[1:3] for call in again] == [["workload", "delete"], ["workload", "create"]] and again[1] == job
+    (stopped,) = launch("tpu_xpk.sh", "stop", "c", "z", "v5litepod-16", "2", "job")
+    assert stopped[:3] == ["xpk", "workload", "delete"] and "--workload=job" in stopped
+    (gone,) = launch("tpu_xpk.sh", "delete", "c", "z", "v5litepod-16", "2")
+    assert gone[:3] == ["xpk", "cluster", "delete"]
+
+
+# --- GPUs -------------------------------------------------------------------------------------------------------------
+
+
+def test_gpu_machines_are_told_who_they_are(launch):
+    calls = launch("gpu.sh", "run", "g", "z", "a2-highgpu-1g", "2", "--", *COMMAND)
+    told = {call[3]: call[-2] for call in calls}
+    for index in (0, 1):
+        assert "SER_JAX_COORDINATOR=g-0:8476 SER_JAX_PROCESSES=2" in told[f"g-{index}"]
+        assert f" SER_JAX_PROCESS={index} ../.venv/bin/python -m ser_jax.main --config={WORDS}" in told[f"g-{index}"]
+    launch("gpu.sh", "run", "g", "z", "a2-highgpu-1g", "2", "--", *COMMAND, code=42, FAIL_GCLOUD="42")
+
+
+def test_gpu_machines_from_first_to_last(launch):
+    (made,) = launch("gpu.sh", "--spot", "create", "g", "z", "a2-highgpu-1g", "2", IMAGE="mine")
+    assert made[2:6] == ["instances", "create", "g-0", "g-1"]
+    assert {"--provisioning-model=SPOT", "--machine-type=a2-highgpu-1g", "--image-family=mine"} <= set(made)
+    calls = launch("gpu.sh", "--share=10.0.0.2:/runs", "setup", "g", "z", "a2-highgpu-1g", "2")
+    assert [call[2:4] for call in calls[1::2]] == [["ssh", "g-0"], ["ssh", "g-1"], ["ssh", "g-1"]]
+    assert sum("10.0.0.2:/runs" in call[-2] for call in calls) == 2
+    resumed = launch("gpu.sh", "resume", "g", "z", "a2-highgpu-1g", "2", "--", *COMMAND)
+    assert resumed[0][2:6] == ["instances", "start", "g-0", "g-1"] and len(resumed) == 3
+    (gone,) = launch("gpu.sh", "delete", "g", "z", "a2-highgpu-1g", "2")
+    assert gone[2:6] == ["instances", "delete", "g-0", "g-1"]
+
+
+# --- SLURM ------------------------------------------------------------------------------------------------------------
+
+JOB = {"SLURM_JOB_ID": "7"}
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, False), (2, False), (3, False), (42, True), (134, True)])
+def test_a_job_that_was_preempted_goes_to_the_queue_again(code, again, launch):
+    calls = launch("slurm.sbatch", *COMMAND, code=code, FAIL_SRUN=str(code), **JOB)
+    assert calls[0] == ["srun", "--kill-on-bad-exit=1", ".venv/bin/python", "-m", *COMMAND]
+    assert calls[1:] == ([["scontrol", "requeue", "7"]] if again else [])
+
+
+def test_but_not_for_ever(launch):
+    assert len(launch("slurm.sbatch", *COMMAND, code=42, FAIL_SRUN="42", SLURM_RESTART_COUNT="50", **JOB)) == 1
+
+
+def test_slurm_signals_the_processes_and_not_the_script():
+    text = (LAUNCH / "slurm.sbatch").read_text()
+    assert "#SBATCH --signal=TERM@" in text and "#SBATCH --requeue" in text and "--gpus-per-task" not in text
+
+
+def test_slurm_by_hand(launch):
+    assert launch("slurm.sbatch", "resume", "7") == [["scontrol", "requeue", "7"]]
+    assert launch("slurm.sbatch", "delete", "7") == [["scancel", "7"]]
+    assert launch("slurm.sbatch", "--dry_run", "setup") == [] and "'-m' 'venv' '.venv'" in launch.ended.stdout
