@@ -86,7 +86,8 @@ def look(
             Example(row, *lens.saliency(first[row.fold][1], numbers[row.id], protocol.classes.index(row.prediction)))
             for row in chosen
         )
-    log.info("looked into %d models in %.1f s", len(first), time.monotonic() - begin)
+    if first:
+        log.info("looked into %d models in %.1f s", len(first), time.monotonic() - begin)
     return Inside(recordings, views, examples, _hertz(config), config.features.hop_seconds, no_examples=no_examples)
 
 

@@ -20,6 +20,8 @@ def summary_lines(results: Mapping[str, Any], report: Path | None = None) -> str
     Returns:
       Lines of text without a final line end.
     """
+    if results["seeds"] and not results["utterances"]:
+        return "\n".join(_untested_lines(results, report))
     runs = results["runs"]
     lines = [
         f"{results['system']} on {results['protocol']}: {results['utterances']} utterances, "
@@ -39,6 +41,19 @@ def summary_lines(results: Mapping[str, Any], report: Path | None = None) -> str
     if report:
         lines += ["", f"  report  {report}"]
     return "\n".join(lines)
+
+
+def _untested_lines(results: Mapping[str, Any], report: Path | None) -> list[str]:
+    """Returns what is said of models that are trained to be used, without a test part."""
+    runs = results["runs"]
+    epochs = ", ".join(str(run["best_epoch"]) for run in runs if run["best_epoch"] is not None)
+    return [
+        f"{results['system']} on {results['protocol']}: {len(runs)} {'model' if len(runs) == 1 else 'models'} to use; "
+        f"nothing is left to test {'it' if len(runs) == 1 else 'them'}, another protocol tells what to expect",
+        *([f"  best epoch  {epochs}"] if epochs else []),
+        *[f"  {sentence}" for sentence in _warnings(results)],
+        *([f"  report  {report}"] if report else []),
+    ]
 
 
 def _score_line(name: str, score: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import audmetric
@@ -212,7 +213,9 @@ def test_runs_without_a_test_part():
     assert found["seeds"] == [0]
     assert found["ua"] == {"mean": None, "std": None, "ci95": None, "per_seed": [None]}
     assert found["utterances"] == 0
-    console.summary_lines(found)
+    lines = console.summary_lines(found, Path("r.html")).splitlines()
+    assert lines[0].startswith("plain_crnn on demo-speaker: 1 model to use; nothing is left to test it")
+    assert lines[1].split() == ["best", "epoch", str(found["runs"][0]["best_epoch"])] and "r.html" in lines[-1]
 
 
 @pytest.mark.parametrize(
