@@ -19,21 +19,26 @@ from ser_jax.training.step import RunConstants
 
 def make_data(config: Config, work: workload.Workload) -> tuple[Dataset, Protocol]:
     """Pads a workload; its protocol has one fold, which trains on everything."""
-    classes, names = tuple("abcd"), tuple(f"{n:07d}" for n in range(len(work.targets)))
-    protocol = Protocol(
+    protocol = make_protocol(work.targets)
+    hsf = work.hsf if build.uses_hsf(config) else None
+    features = Features((), work.log_mel, hsf, np.zeros(0), (), {}, "", len(work.targets))
+    return machinery.make_dataset(config, protocol, features), protocol
+
+
+def make_protocol(targets: np.ndarray) -> Protocol:
+    """Returns a protocol of one fold, which trains on all utterances, for their classes [N]."""
+    classes, names = tuple("abcd"), tuple(f"{n:07d}" for n in range(len(targets)))
+    return Protocol(
         name="bench",
         corpus="bench",
         classes=classes,
         label_mapping={},
         ids=names,
-        labels=tuple(classes[target] for target in work.targets),
+        labels=tuple(classes[target] for target in targets),
         speakers=names,
         folds=(Fold("all", TRAIN * len(names)),),
         validation_rule="none",
     )
-    hsf = work.hsf if build.uses_hsf(config) else None
-    features = Features((), work.log_mel, hsf, np.zeros(0), (), {}, "", len(names))
-    return machinery.make_dataset(config, protocol, features), protocol
 
 
 class Group:
@@ -41,23 +46,35 @@ class Group:
 
     Attributes:
       size: How many at once.
+      chunk: Steps that are handed over together.
+      steps: Steps of an epoch.
     """
 
     def __init__(self, config: Config, dataset: Dataset, protocol: Protocol, devices: list[Any], runs: int):
         """Compiles the programs of as many of the runs as the package trains at once, and draws their parameters."""
         self._programs = machinery.make_programs(config, dataset, protocol, devices, runs)
-        self.size = self._programs.size
+        self.size, self.chunk = self._programs.size, self._programs.chunk
         self._batch_size, self._sha256, fold = config.training.batch_size, protocol.sha256, protocol.folds[0]
         self._rows = dataset.rows(fold.train)
         self._steps = plans.steps_per_bucket([self._rows], self._batch_size)
+        self.steps = int(self._steps.sum())
         statistics = dataset.device_statistics(dataset.statistics(fold.train))
         constants = RunConstants(statistics, np.ones(workload.CLASSES, np.float32))
         self._constants = self._programs.put(jax.tree.map(lambda leaf: np.stack([leaf] * self.size), constants))
         self._state, _ = self._programs.init(list(range(self.size)))
         self._epochs = 0
 
+    @property
+    def waited(self) -> float:
+        """Seconds that steps have waited for streamed data so far."""
+        return self._programs.waited
+
     def epoch(self) -> None:
         """Trains an epoch, from the draw of the batches to the last update."""
+        self.begin_epoch(self.steps)
+
+    def begin_epoch(self, most: int) -> int:
+        """Trains the first steps of an epoch, at most so many; returns how many they were."""
         self._epochs += 1
         order = plans.shape_order(self._steps, protocol=self._sha256, epoch=self._epochs)
         drawn = [
@@ -67,7 +84,10 @@ class Group:
             )
             for seed in range(self.size)
         ]
-        self._train(order, *plans.in_order(order, drawn))
+        rows, mask = (values[:most] for values in plans.in_order(order, drawn))
+        self._programs.announce(order[:most], rows)
+        self._train(order[:most], rows, mask)
+        return len(rows)
 
     def step_of(self, bucket: int) -> Callable[[], None]:
         """Returns what trains a single step on the first rows of a bucket."""

@@ -39,6 +39,8 @@ def check(config: Config) -> None:
         ("training.refit", t.refit, (folds.NO_REFIT, folds.REFIT)),
         ("training.precision", t.precision, ("float32", "tf32", "bf16")),
         ("training.dispatch", t.dispatch, ("auto", "step", "chunk")),
+        ("training.residence", t.residence, ("auto", "resident", "streamed")),
+        ("training.kernels", t.kernels, ("auto", "xla", "native")),
         ("model.form", m.form, ("fast", "literal")),
         ("model.activation", m.activation, tuple(build.ACTIVATIONS)),
         ("model.end2you_cell", m.end2you_cell, tuple(end2end.CELLS)),
@@ -63,6 +65,13 @@ def check(config: Config) -> None:
         raise UserError("training.learning_rate=inf; it must be finite, such as 1e-3")
     if not 0 <= t.checkpoint_seconds < math.inf:
         raise UserError(f"training.checkpoint_seconds={t.checkpoint_seconds}; it must be at least 0 and finite")
+    if not 0 < t.memory_share <= 1:
+        raise UserError(f"training.memory_share={t.memory_share}; it must be above 0 and at most 1, such as 0.4")
+    if t.residence == "streamed" and t.dispatch == "chunk":
+        raise UserError(
+            "training.residence=streamed with training.dispatch=chunk: what is streamed is handed over step by step; "
+            "set training.dispatch=auto"
+        )
     if not 1 <= t.preemption_exit_code <= 255:
         raise UserError(f"training.preemption_exit_code={t.preemption_exit_code}; it must be from 1 to 255")
     if not config.svm.c or not all(0 < c < math.inf for c in config.svm.c):

@@ -22,13 +22,17 @@ DEFAULT_MANIFEST = "manifest.csv"
 # Keys that change neither batches nor parameters nor scores: a run directory may be resumed with other values of them.
 NEUTRAL_KEYS = (
     "corpus.root",
+    "features.shards",
     "features.store",
     "features.workers",
     "svm.workers",
     "training.checkpoint_seconds",
     "training.compilation_cache",
     "training.devices",
+    "training.kernels",
+    "training.memory_share",
     "training.preemption_exit_code",
+    "training.residence",
 )
 
 
@@ -66,6 +70,7 @@ def get_config() -> Config:
     features.max_seconds = 120.0  # s, longest utterance that is accepted
     features.max_bad_share = 0.05  # largest share of unusable recordings that training puts up with
     features.store = ""  # folder of cached features; empty: the cache folder
+    features.shards = ""  # folder of record files, where features are larger than memory; empty: the cache folder
     features.workers = 0  # processes that extract features; 0: one per core
 
     c.model = model = ml_collections.ConfigDict()
@@ -110,6 +115,10 @@ def get_config() -> Config:
     training.refit = "none"  # none | train+validation: with the epoch chosen, train anew for as many on both parts [D]
     training.precision = "float32"  # of matrix products: float32 | tf32 (GPU, TPU) | bf16 (factors; sums in float32)
     training.dispatch = "auto"  # auto | step | chunk: hand over every step by itself (CPU) or many (accelerators)
+    training.kernels = "auto"  # auto | xla | native: on CPUs compiled once by the machine's C++ compiler, else XLA's
+    # Streamed: padded arrays are read and padded batch by batch; batches and, on a CPU, parameters stay the same.
+    training.residence = "auto"  # auto | resident | streamed: by size | in memory | from record files on disk
+    training.memory_share = 0.4  # share of the memory of device or host that resident arrays may take, with auto [D]
     training.shapes = 0  # at most this many length buckets (compiled shapes); 0: 6, from 2000 utterances on 12
     training.devices = 0  # devices to use; 0: all (on a CPU: one virtual device per core)
     training.group = 0  # runs trained at once; 0: one per CPU device, all of them on an accelerator
@@ -149,7 +158,9 @@ def from_json(values: Mapping[str, Any]) -> Config:
 
 
 def _fill(config: Config, values: Mapping[str, Any], prefix: str) -> None:
-    different = sorted(set(config.keys()) ^ set(values.keys()))
+    # A run that was made before a neutral key was thought of is as good as any other.
+    new = {name for name in set(config.keys()) - set(values.keys()) if prefix + name in NEUTRAL_KEYS}
+    different = sorted((set(config.keys()) ^ set(values.keys())) - new)
     if different:
         names = ", ".join(prefix + name for name in different)
         raise UserError(f"the run was made by a version with other configuration keys ({names}); train it again")

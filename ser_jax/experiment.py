@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_jax import cache, checks, ensembles, machinery, reading, run_directory, systems
+from ser_jax import agreement, cache, checks, ensembles, inside, machinery, reading, residence, run_directory, systems
 from ser_jax.config import Config
 from ser_jax.corpora.table import Corpus, Rejection
 from ser_jax.errors import Diverged, UserError
@@ -18,9 +18,11 @@ from ser_jax.evaluation import predictions as prediction_table
 from ser_jax.evaluation import submission
 from ser_jax.evaluation.results import DIVERGED, summarise
 from ser_jax.features.extract import Features, extract
+from ser_jax.neural import Neural
 from ser_jax.protocols import registry
 from ser_jax.protocols.protocol import Protocol
-from ser_jax.training import model_files, scoring
+from ser_jax.training import model_files, scoring, shares
+from ser_jax.training.hosts import ALONE, Hosts
 from ser_jax.training.runs import Run, list_runs
 
 SUBMISSION = "submission.arff"
@@ -35,10 +37,12 @@ class Material:
     Attributes:
       protocol: The protocol.
       features: Features of exactly its utterances.
+      root: Folder that their files are relative to.
     """
 
     protocol: Protocol
     features: Features
+    root: Path
 
 
 def default_workdir(config: Config, protocol: str, config_file: str) -> Path:
@@ -46,19 +50,19 @@ def default_workdir(config: Config, protocol: str, config_file: str) -> Path:
     return Path("runs") / f"{protocol}-{Path(config_file).stem if config_file else config.system}"
 
 
-def prepare(config: Config, corpus: Corpus, workdir: Path) -> Material:
-    """Extracts the features of a corpus and makes the protocol; what cannot be used is listed in `rejected.csv`."""
+def prepare(config: Config, corpus: Corpus, folder: Path | None) -> Material:
+    """Extracts the features of a corpus and makes the protocol; see `extract_features` for the folder."""
     name, spec = registry.find_spec(config.protocol.name, corpus)
     corpus = registry.select(spec, corpus)
-    features = extract_features(config, corpus, workdir)
+    features = extract_features(config, corpus, folder)
     protocol, warnings = registry.build_protocol(name, spec, corpus, features.utterances, refit=config.training.refit)
     for warning in warnings:
         log.warning("note: %s", warning)
-    return Material(protocol, features)
+    return Material(protocol, features, corpus.root)
 
 
-def extract_features(config: Config, corpus: Corpus, folder: Path) -> Features:
-    """Extracts the features that the system reads; what cannot be used is listed in `folder/rejected.csv`."""
+def extract_features(config: Config, corpus: Corpus, folder: Path | None) -> Features:
+    """Extracts the features that the system reads; what cannot be used is listed in `folder/rejected.csv`, if any."""
     f = config.features
     features = extract(
         corpus,
@@ -70,7 +74,8 @@ def extract_features(config: Config, corpus: Corpus, folder: Path) -> Features:
         max_seconds=f.max_seconds,
         max_bad_share=f.max_bad_share,
         workers=f.workers,
-        on_rejected=lambda rejected: _report_rejected(folder / "rejected.csv", rejected),
+        most_bytes=residence.most_feature_bytes(config),
+        on_rejected=lambda rejected: _report_rejected(folder, rejected),
     )
     for warning in corpus.warnings:
         log.warning("note: %s", warning)
@@ -96,18 +101,19 @@ class Workshop:
     seconds: dict[str, float]
 
 
-def train_and_evaluate(config: Config, corpus: Corpus, workdir: Path) -> dict[str, Any]:
+def train_and_evaluate(config: Config, corpus: Corpus, workdir: Path, hosts: Hosts = ALONE) -> dict[str, Any]:
     """Trains every run of the protocol that is not finished, scores the test parts and writes the report.
 
     Args:
       config: The resolved configuration.
       corpus: The corpus table.
       workdir: The run directory; it exists and belongs to the configuration.
+      hosts: The processes that train together: each trains its share, the first one writes and scores.
 
     Returns:
       The content of `results.json`.
     """
-    shop = set_up(config, corpus, workdir, training=True)
+    shop = set_up(config, corpus, workdir, training=True, hosts=hosts)
     protocol = shop.material.protocol
     description = {
         "system": config.system,
@@ -116,8 +122,20 @@ def train_and_evaluate(config: Config, corpus: Corpus, workdir: Path) -> dict[st
         "protocol_sha256": protocol.sha256,
         "config": {name: config[name].to_dict() for name in shop.system.sections},
     }
-    shop.system.train(shop.runs, workdir, description)
-    return score(config, shop, workdir)
+    for job in shares.jobs(shop.runs, workdir, hosts):
+        shop.system.train(job.runs, workdir, description, job.folder)
+    if hosts.count > 1:
+        log.info("waiting for what other processes train")
+    hosts.wait("trained")
+    results = None
+    if hosts.first:
+        if not agreement.wait_for(hosts, lambda: not _unfinished(shop.runs, workdir)):
+            raise UserError(f"{workdir}: models of other hosts do not arrive: mend its mount and run the command again")
+        shares.gather(workdir)
+        results = score(config, shop, workdir)
+        shares.forget(workdir)
+    hosts.wait("scored")
+    return hosts.from_first("results", results)
 
 
 def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, Any]:
@@ -127,7 +145,7 @@ def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, A
       UserError: If a run is not finished.
     """
     shop = set_up(config, corpus, workdir, training=False)
-    missing = [run.name for run in shop.runs if model_files.read_description(workdir / "models" / run.name) is None]
+    missing = _unfinished(shop.runs, workdir)
     if missing:
         raise UserError(
             f"{len(missing)} of {len(shop.runs)} runs of {workdir} are not finished ({', '.join(missing[:5])}): "
@@ -140,22 +158,28 @@ def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, A
     return score(config, shop, workdir)
 
 
-def set_up(config: Config, corpus: Corpus, workdir: Path, *, training: bool) -> Workshop:
+def set_up(config: Config, corpus: Corpus, workdir: Path, *, training: bool, hosts: Hosts = ALONE) -> Workshop:
     """Extracts features and makes protocol and system; see `train_and_evaluate` for the arguments."""
     begin = time.monotonic()
     checks.check(config)
     make_system = systems.start(config, training=training)
-    material = prepare(config, corpus, workdir)
+    material = prepare(config, corpus, workdir if hosts.first else None)
     seconds = {"features": time.monotonic() - begin}
     protocol, p = material.protocol, config.protocol
     runs = list_runs(protocol, seeds=p.seeds * p.ensemble, first_seed=p.seed, folds=p.folds)
-    run_directory.record_protocol(workdir, protocol)
+    hosts.wait("prepared")
+    found = {"protocol": protocol.sha256, "recordings": material.features.corpus_sha256}
+    agreement.check_same(hosts, "protocol and recordings", found)
+    shares.check(runs, hosts)
+    if hosts.first:
+        run_directory.record_protocol(workdir, protocol)
     log.info(
         "%s: %d utterances, %.0f s of speech, %d runs (fold x seed) of %s",
         *(protocol.name, len(protocol.ids), material.features.seconds.sum(), len(runs), config.system),
     )
-    system = make_system(protocol, material.features, len(runs))
-    run_directory.record_versions(workdir, system.devices)
+    system = make_system(protocol, material.features, -(-len(runs) // hosts.count))
+    if hosts.first:
+        run_directory.record_versions(workdir, system.devices, hosts.count)
     seconds["compile"] = system.compile_seconds
     return Workshop(material, system, runs, seconds)
 
@@ -215,8 +239,14 @@ def score(config: Config, shop: Workshop, workdir: Path) -> dict[str, Any]:
     run_directory.write_results(workdir, results)
     from ser_jax.evaluation.report import write_report  # Loads matplotlib, for which training should not wait.
 
-    write_report(workdir)
+    looked_at = {run: workdir / "models" / run.name for run in usable if run.fold.name in results["pooled_folds"]}
+    dataset, material = shop.system.dataset if isinstance(shop.system, Neural) else None, shop.material
+    write_report(workdir, inside.look(config, dataset, protocol, material.features, material.root, looked_at, rows))
     return results
+
+
+def _unfinished(runs: Sequence[Run], workdir: Path) -> list[str]:
+    return [run.name for run in runs if model_files.read_description(workdir / "models" / run.name) is None]
 
 
 def check_diverged(results: dict[str, Any]) -> None:
@@ -229,7 +259,10 @@ def check_diverged(results: dict[str, Any]) -> None:
         )
 
 
-def _report_rejected(path: Path, rejected: Sequence[Rejection]) -> None:
+def _report_rejected(folder: Path | None, rejected: Sequence[Rejection]) -> None:
+    if folder is None:
+        return
+    path = folder / "rejected.csv"
     reading.list_rejected(path, rejected)
     if rejected:
         log.warning("note: %d recordings cannot be used, see %s", len(rejected), path)

@@ -1,24 +1,30 @@
 """From a configuration to devices, padded data and compiled programs."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ser_jax import cache
+from ser_jax import cache, residence
 from ser_jax.arrays import plans
-from ser_jax.arrays.dataset import Dataset, build_dataset, build_wave_dataset
-from ser_jax.config import Config
+from ser_jax.arrays.dataset import Dataset, lay_out_frames, lay_out_waves
+from ser_jax.arrays.source import Source, of_frames, of_waves
+from ser_jax.config import CRNN_SYSTEMS, Config
+from ser_jax.errors import UserError
 from ser_jax.features.extract import Features
 from ser_jax.features.logmel import LogMelSettings, mel, silence
-from ser_jax.models import build
+from ser_jax.models import build, native_parity
 from ser_jax.models.arithmetic import Arithmetic
+from ser_jax.models.native_library import UnavailableError
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.training import capacity, memory, mesh
 from ser_jax.training.augmentation import Augmentation
 from ser_jax.training.functions import Recipe
 from ser_jax.training.programs import Programs, use_compilation_cache
+
+log = logging.getLogger(__name__)
 
 # Every shape takes seconds to compile, once; on IEMOCAP 12 instead of 6 save an eighth of all frames.
 FEW_SHAPES, MOST_SHAPES, MANY_UTTERANCES = 6, 12, 2000
@@ -35,17 +41,29 @@ def start(config: Config) -> list[Any]:
 
 
 def make_dataset(config: Config, protocol: Protocol, features: Features) -> Dataset:
-    """Pads the features of a protocol into length buckets."""
+    """Pads the features of a protocol into length buckets: now, or from shards whenever a batch is asked for."""
+    if features.deferred:
+        source = residence.in_shards(config, features)
+    elif build.uses_wave(config):
+        source = of_waves(features.waves)
+    else:
+        source = of_frames(features.log_mel, features.hsf)
+    dataset = _lay_out(config, protocol, source)
+    if residence.is_resident(config, capacity.data_bytes(dataset), deferred=bool(features.deferred)):
+        return dataset.loaded()
+    return dataset if features.deferred else _lay_out(config, protocol, residence.in_shards(config, features))
+
+
+def _lay_out(config: Config, protocol: Protocol, source: Source) -> Dataset:
     sizes: dict[str, Any] = {
         "shapes": most_shapes(config, len(protocol.ids)),
         "batch_size": config.training.batch_size,
         "train_share": max(len(fold.train) / len(protocol.ids) for fold in protocol.folds),
     }
     if build.uses_wave(config):
-        return build_wave_dataset(features.waves, protocol.targets, chunk=config.model.end2you_chunk, **sizes)
-    return build_dataset(
-        features.log_mel,
-        features.hsf,
+        return lay_out_waves(source, protocol.targets, chunk=config.model.end2you_chunk, **sizes)
+    return lay_out_frames(
+        source,
         protocol.targets,
         channels=build.channels(config),
         form=config.model.form,
@@ -71,10 +89,12 @@ def make_programs(
     """Compiles the programs of a group of runs; without `training`, only those that score."""
     t = config.training
     cpu = devices[0].platform == "cpu"
-    by_step = t.dispatch == "step" or (t.dispatch == "auto" and cpu)
+    by_step = t.dispatch == "step" or (t.dispatch == "auto" and cpu) or dataset.streamed
     parts = [dataset.rows(fold.train if training else fold.test) for fold in protocol.folds]
     steps = int(plans.steps_per_bucket(parts, t.batch_size).sum())
-    arithmetic = Arithmetic(jnp.bfloat16 if t.precision == "bf16" else None, unfold=not by_step)
+    arithmetic = Arithmetic(
+        jnp.bfloat16 if t.precision == "bf16" else None, unfold=not by_step, native=native_kernels(config, cpu, by_step)
+    )
     model = build.build_model(config, len(protocol.classes), arithmetic)
     automatic = min(runs, len(devices))
     if not cpu:
@@ -82,7 +102,7 @@ def make_programs(
             runs,
             devices=len(devices),
             limit=capacity.memory_limit(devices[0]),
-            data=capacity.data_bytes(dataset),
+            data=0 if dataset.streamed else capacity.data_bytes(dataset),
             run=capacity.run_bytes(dataset, build.count_parameters(model, dataset.buckets[0]), t.batch_size),
         )
     return Programs(
@@ -98,6 +118,29 @@ def make_programs(
         split_rows=not cpu or t.devices > 0,  # Measured: on a CPU one device with all threads is as fast as two.
         long_steps=build.uses_wave(config),
     )
+
+
+def native_kernels(config: Config, cpu: bool, by_step: bool) -> bool:
+    """Returns whether training uses the kernels of this package; compiles them where that has not been done.
+
+    Raises:
+      UserError: If the configuration asks for them and they cannot be used.
+    """
+    wanted = config.training.kernels
+    if wanted == "xla" or config.system not in CRNN_SYSTEMS:
+        return False
+    try:
+        if not (cpu and by_step) or config.training.precision == "bf16":
+            raise UnavailableError("they are for training step by step on a CPU, in float32")
+        log.info("convolution and recurrence: kernels compiled by %s", native_parity.prepare())
+        return True
+    except UnavailableError as error:
+        if wanted == "native":
+            raise UserError(
+                f"training.kernels=native cannot be: {error}; training.kernels=auto takes what there is"
+            ) from error
+        log.info("convolution and recurrence: XLA's (%s)", error)
+        return False
 
 
 def make_recipe(config: Config) -> Recipe:

@@ -60,11 +60,11 @@ class Neural:
             *(p.mesh.size, len(devices), devices[0].device_kind, dict(p.mesh.shape), p.chunk),
         )
 
-    def train(self, runs: list[Run], workdir: Path, description: dict[str, Any]) -> None:
+    def train(self, runs: list[Run], workdir: Path, description: dict[str, Any], folder: Path | None = None) -> None:
         """Trains what is not trained yet; see `fit.Trainer.train`."""
         Trainer(
             *(self._protocol, self.dataset, self.programs, self._settings, workdir, description),
-            calibration.fit_temperature,
+            *(calibration.fit_temperature, folder),
         ).train(runs)
 
     def scores(self, models: Sequence[Path], utterances: Sequence[np.ndarray]) -> list[np.ndarray]:

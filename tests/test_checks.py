@@ -43,6 +43,9 @@ def test_an_unknown_choice_is_named_with_those_there_are(key, value, known):
         ("checkpoint_seconds", -1.0, "it must be at least 0 and finite"),
         ("checkpoint_seconds", float("inf"), "it must be at least 0 and finite"),
         ("checkpoint_seconds", float("nan"), "it must be at least 0 and finite"),
+        ("memory_share", 0.0, "it must be above 0 and at most 1, such as 0.4"),
+        ("memory_share", 1.01, "it must be above 0 and at most 1, such as 0.4"),
+        ("memory_share", float("nan"), "it must be above 0 and at most 1, such as 0.4"),
         ("preemption_exit_code", 0, "it must be from 1 to 255"),
         ("preemption_exit_code", 256, "it must be from 1 to 255"),
     ],
@@ -134,4 +137,11 @@ def test_nothing_is_augmented_that_is_not_there(changes, sentence):
     checks.check(c)
     c.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=re.escape(sentence)):
+        checks.check(c)
+
+
+def test_streamed_data_cannot_be_handed_over_in_chunks():
+    c = config.get_config()
+    c.training.residence, c.training.dispatch = "streamed", "chunk"
+    with pytest.raises(UserError, match="training.residence=streamed with training.dispatch=chunk: .*; set training.d"):
         checks.check(c)

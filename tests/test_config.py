@@ -43,6 +43,13 @@ def test_missing_keys_are_named():
         config.from_json({})
 
 
+def test_a_run_that_is_older_than_a_neutral_key_is_read():
+    """Such a key changes no result: the default stands for it."""
+    values = stored(config.get_config())
+    del values["training"]["residence"], values["training"]["memory_share"], values["features"]["shards"]
+    assert config.from_json(values) == config.get_config()
+
+
 @pytest.mark.parametrize(
     ("section", "name", "value"),
     [

@@ -27,9 +27,9 @@ NOT_ON_THE_WAY = {
     ("evaluation", "baselines"),
 }
 # Commands of several files: like the files at the top of the package they may import everything.
-COMMANDS = ("diagnosis", "prediction", "reproduction")
+COMMANDS = ("diagnosis", "exporting", "prediction", "reproduction", "web")
 SHARED = {"errors", "metrics", "config", "atomic", "strict_json", "progress", "cache"}
-ONLY_HERE = {"jax": {"models", "training", "prediction", ""}, "flax": {"models", "training"}}
+ONLY_HERE = {"jax": {"models", "training", "prediction", "exporting", ""}, "flax": {"models", "training"}}
 LONGEST_FILE = 350
 
 

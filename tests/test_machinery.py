@@ -1,5 +1,7 @@
 """From a configuration to programs: how steps are dispatched, how products are computed, how many runs form a group."""
 
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,15 +12,17 @@ import pytest
 
 from ser_jax import config as configuration
 from ser_jax import machinery
+from ser_jax.errors import UserError
 from ser_jax.features.extract import Features
 from ser_jax.models import build
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic
+from ser_jax.models.native_library import UnavailableError
 from ser_jax.training import mesh
 
 # 150 training and 70 test utterances in two buckets; at 32 a batch 4 + 2 and 2 + 1 batches.
 FOLD = SimpleNamespace(train=[np.arange(100), np.arange(50)], test=[np.arange(50), np.arange(20)])
 PROTOCOL: Any = SimpleNamespace(folds=(FOLD,), classes=("angry", "sad"))
-DATASET: Any = SimpleNamespace(rows=lambda part: part, buckets=[None])
+DATASET: Any = SimpleNamespace(rows=lambda part: part, buckets=[None], streamed=False)
 
 
 FIT = 4  # runs on a GPU
@@ -31,7 +35,7 @@ def made(monkeypatch) -> Any:
     def make(platform="cpu", there=2, runs=5, training=True, system="multi_crnn", **changes: Any) -> Any:
         c = configuration.get_config()
         c.system = system
-        c.training.update(changes)
+        c.training.update({"kernels": "xla"} | changes)
         devices: Any = [SimpleNamespace(platform=platform)] * there
         return machinery.make_programs(c, DATASET, PROTOCOL, devices, runs, training=training)
 
@@ -52,6 +56,46 @@ def test_an_epoch_of_steps_is_one_program_on_accelerators(platform, dispatch, ch
     """And its convolutions are unfolded: XLA's are slow inside loops."""
     model, arguments = made(platform=platform, dispatch=dispatch)
     assert arguments["chunk"] == chunk and model.arithmetic == Arithmetic(unfold=chunk > 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "native"),
+    [
+        ({}, True),
+        ({"precision": "tf32"}, True),
+        ({"kernels": "xla"}, False),
+        ({"precision": "bf16"}, False),
+        ({"dispatch": "chunk"}, False),
+        ({"platform": "gpu", "dispatch": "step"}, False),
+        ({"system": "end2you"}, False),
+    ],
+)
+def test_own_kernels_train_on_a_cpu_in_float32(changes, native, made, monkeypatch, caplog):
+    """There is no compiler to be had on some machines; then XLA trains, and says so."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(machinery.native_parity, "prepare", lambda: "cc 1")
+    assert made(**{"kernels": "auto"} | changes)[0].arithmetic.native == native
+    assert ("kernels compiled by cc 1" in caplog.text) == native
+
+    def fails():
+        raise UnavailableError("no compiler")
+
+    monkeypatch.setattr(machinery.native_parity, "prepare", fails)
+    assert not made(**{"kernels": "auto"} | changes)[0].arithmetic.native
+    assert ("XLA's (no compiler)" in caplog.text) == native
+    if changes.get("kernels") != "xla" and changes.get("system") != "end2you":
+        with pytest.raises(UserError, match="training.kernels=native cannot be: .*; training.kernels=auto takes"):
+            made(**changes | {"kernels": "native"})
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_streamed_data_are_trained_step_by_step_and_take_no_room(platform, made, monkeypatch):
+    monkeypatch.setattr(DATASET, "streamed", True)
+    told = []
+    monkeypatch.setattr(machinery.capacity, "largest_group", lambda runs, **sizes: told.append(sizes["data"]) or runs)
+    model, arguments = made(platform=platform)
+    assert arguments["chunk"] == 0 and not model.arithmetic.unfold
+    assert told == ([0] if platform == "gpu" else [])
 
 
 def test_scoring_alone_has_chunks_of_its_own(made, monkeypatch):
@@ -124,6 +168,44 @@ def test_no_dropout_draws_nothing():
     c = configuration.get_config()
     c.system, c.model.end2you_dropout = "end2you", 0.0
     assert not build.uses_dropout(c) and build.uses_wave(c)
+
+
+def frames_of(residence: str, folder: Path, deferred: bool = False, **changes: Any) -> Any:
+    """The dataset of three utterances."""
+    c = configuration.get_config()
+    c.training.residence, c.features.shards = residence, str(folder)
+    c.training.update(changes)
+    log_mel = [np.full((size, 40), size, np.float32) for size in (90, 60, 200)]
+    features = Features((), log_mel, None, np.ones(3), (), {}, "", 0, sha256="0" * 64)
+    if deferred:
+        lengths = np.array([90, 60, 200])
+        features = dataclasses.replace(features, log_mel=[], deferred={"logmel": Later(log_mel, lengths)})
+    protocol: Any = SimpleNamespace(ids="abc", targets=np.zeros(3, np.int32), folds=(SimpleNamespace(train=[0, 1, 2]),))
+    return machinery.make_dataset(c, protocol, features)
+
+
+class Later(list):
+    def __init__(self, values, lengths):
+        super().__init__(values)
+        self._lengths = lengths
+
+    def lengths(self):
+        return self._lengths
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize(("residence", "changes"), [("streamed", {}), ("auto", {"memory_share": 1e-9})])
+def test_a_dataset_in_shards_holds_what_one_in_memory_holds(residence, changes, deferred, tmp_path):
+    resident = frames_of("auto", tmp_path)
+    streamed = frames_of(residence, tmp_path, deferred, **changes)
+    assert not resident.streamed and streamed.streamed and len(resident.buckets) == len(streamed.buckets)
+    for one, other in zip(resident.buckets, streamed.buckets, strict=True):
+        np.testing.assert_array_equal(one.frames, other.frames[:])
+        np.testing.assert_array_equal(one.length, other.length)
+    everything = np.arange(3)
+    for one, other in zip(resident.statistics(everything), streamed.statistics(everything), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert resident.padding_ratio == streamed.padding_ratio
 
 
 def test_a_dataset_of_waves():

@@ -1,4 +1,7 @@
-"""All features of a protocol as padded arrays, one set per length bucket, shared by every run."""
+"""All features of a protocol as padded arrays, one set per length bucket, shared by every run.
+
+The arrays are in memory, or they are read and padded row by row when rows are asked for (`Rows`): the same values.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,6 +11,8 @@ import numpy as np
 
 from ser_jax.arrays import buckets, padding, standardise
 from ser_jax.arrays.inputs import Channel, Inputs, covered_frames
+from ser_jax.arrays.rows import Rows
+from ser_jax.arrays.source import Source, of_frames, of_waves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Dataset:
       bucket: [N], the bucket of every utterance of the protocol.
       row: [N], its row there.
       sums: Sums of the log-mel frames per utterance, for the statistics of any training part; None without frames.
-      hsf: [N, D] f32, functionals as extracted, or None.
+      hsf: N functionals [D] f32, as extracted, or None.
       hsf_centre: [D] f64 or None.
     """
 
@@ -29,7 +34,7 @@ class Dataset:
     bucket: np.ndarray
     row: np.ndarray
     sums: standardise.BandSums | None = None
-    hsf: np.ndarray | None = None
+    hsf: Sequence[np.ndarray] | np.ndarray | None = None
     hsf_centre: np.ndarray | None = None
 
     def rows(self, utterances: np.ndarray) -> list[np.ndarray]:
@@ -53,21 +58,60 @@ class Dataset:
         return standardise.Statistics(*(None if value is None else value.astype(np.float32) for value in shifted))
 
     @property
+    def streamed(self) -> bool:
+        """Whether rows are read when they are asked for."""
+        return isinstance(self.buckets[0].time_arrays[0], Rows)
+
+    def loaded(self) -> "Dataset":
+        """Returns the same dataset with all rows in memory."""
+        return dataclasses.replace(self, buckets=tuple(Inputs(*map(_loaded, inputs)) for inputs in self.buckets))
+
+    @property
     def padding_ratio(self) -> float:
         """Frames held per frame that is real; chunks where the wave is read."""
         held = sum(a.size // a.shape[-1] for inputs in self.buckets for a in inputs.time_arrays)
         return float(held / max(sum(inputs.length.sum() for inputs in self.buckets), 1))
 
 
-def _aligned(values: Any) -> Any:
+def _loaded(values: Any) -> Any:
     if isinstance(values, tuple):
-        return tuple(padding.aligned(value) for value in values)
-    return None if values is None else padding.aligned(values)
+        return tuple(map(_loaded, values))
+    return None if values is None else padding.aligned(values[:])
 
 
 def build_dataset(
-    log_mel: Sequence[np.ndarray],
-    hsf: np.ndarray | None,
+    log_mel: Sequence[np.ndarray], hsf: np.ndarray | None, targets: np.ndarray, **options: Any
+) -> Dataset:
+    """Sorts utterances into length buckets and pads them there.
+
+    Args:
+      log_mel: N arrays [F_n, M] f32.
+      hsf: [N, D] f32 or None.
+      targets: [N] i32, class numbers.
+      **options: See `lay_out_frames`.
+
+    Returns:
+      The dataset, in memory.
+    """
+    return lay_out_frames(of_frames(log_mel, hsf), targets, **options).loaded()
+
+
+def build_wave_dataset(waves: Sequence[np.ndarray], targets: np.ndarray, **options: Any) -> Dataset:
+    """Sorts utterances into length buckets and pads their waves there.
+
+    Args:
+      waves: N arrays [S_n] i16, 16 kHz.
+      targets: [N] i32, class numbers.
+      **options: See `lay_out_waves`.
+
+    Returns:
+      The dataset, in memory.
+    """
+    return lay_out_waves(of_waves(waves), targets, **options).loaded()
+
+
+def lay_out_frames(
+    source: Source,
     targets: np.ndarray,
     *,
     channels: tuple[Channel, ...],
@@ -77,11 +121,10 @@ def build_dataset(
     batch_size: int,
     train_share: float,
 ) -> Dataset:
-    """Sorts utterances into length buckets and pads them there.
+    """Sorts utterances into length buckets; rows are padded when they are asked for.
 
     Args:
-      log_mel: N arrays [F_n, M] f32.
-      hsf: [N, D] f32 or None.
+      source: Their log-mel frames and functionals.
       targets: [N] i32, class numbers.
       channels: The segmentations the system reads.
       form: "fast" (frames) or "literal" (segments).
@@ -93,34 +136,46 @@ def build_dataset(
     Returns:
       The dataset.
     """
-    lengths = np.array([len(frames) for frames in log_mel], np.int32)
-    hsf_centre = None if hsf is None else standardise.centre(hsf)
+    lengths, log_mel, hsf, centre = source.lengths, source.arrays, source.hsf, source.hsf_centre
     minimum = max(channel.window for channel in channels)
 
-    def pad(members: np.ndarray, size: int) -> Inputs:
-        frames = padding.pad_frames([log_mel[n][:size] for n in members.tolist()], size, minimum, silence)
-        segments = None
+    def frames(members: np.ndarray, size: int) -> np.ndarray:
+        return padding.pad_frames([log_mel[n][:size] for n in members.tolist()], size, minimum, silence)
+
+    def cut(channel: Channel) -> Callable[[np.ndarray, int], np.ndarray]:
+        return lambda members, size: padding.cut_segments(frames(members, size), lengths[members], *channel)[0]
+
+    def functionals(members: np.ndarray) -> np.ndarray:
+        assert hsf is not None
+        return (np.stack([hsf[n] for n in members.tolist()]) - centre).astype(np.float32)
+
+    def inputs(members: np.ndarray, size: int) -> Inputs:
+        bands, segments = source.arrays[0].shape[1], None
         if form == "literal":
-            segments = tuple(padding.cut_segments(frames, lengths[members], *channel)[0] for channel in channels)
+            shape = [((size - window) // hop + 1, window, bands) for window, hop in channels]
+            segments = tuple(
+                Rows(members, one, np.float32, lambda part, channel=channel: cut(channel)(part, size))
+                for one, channel in zip(shape, channels, strict=True)
+            )
         return Inputs(
             length=lengths[members],
-            frames=frames if segments is None else None,
+            frames=Rows(members, (size, bands), np.float32, lambda part: frames(part, size)) if not segments else None,
             segments=segments,
-            hsf=None if hsf is None else (hsf[members] - hsf_centre).astype(np.float32),
+            hsf=None if centre is None else Rows(members, centre.shape, np.float32, functionals),
         )
 
     covered = covered_frames(lengths, channels)
-    padded = _in_buckets(covered, targets, pad, shapes=shapes, batch_size=batch_size, train_share=train_share)
-    return dataclasses.replace(padded, sums=standardise.band_sums(log_mel), hsf=hsf, hsf_centre=hsf_centre)
+    laid_out = _in_buckets(covered, targets, inputs, shapes=shapes, batch_size=batch_size, train_share=train_share)
+    return dataclasses.replace(laid_out, sums=source.sums, hsf=hsf, hsf_centre=centre)
 
 
-def build_wave_dataset(
-    waves: Sequence[np.ndarray], targets: np.ndarray, *, chunk: int, shapes: int, batch_size: int, train_share: float
+def lay_out_waves(
+    source: Source, targets: np.ndarray, *, chunk: int, shapes: int, batch_size: int, train_share: float
 ) -> Dataset:
-    """Sorts utterances into length buckets and pads their waves there.
+    """Sorts utterances into length buckets; their waves are padded when they are asked for.
 
     Args:
-      waves: N arrays [S_n] i16, 16 kHz.
+      source: Their waves.
       targets: [N] i32, class numbers.
       chunk: Samples of a chunk.
       shapes: Largest number of buckets.
@@ -130,31 +185,32 @@ def build_wave_dataset(
     Returns:
       The dataset; it has no statistics, because the wave is read as it is.
     """
-    lengths = np.array([padding.chunk_count(len(wave), chunk) for wave in waves], np.int32)
+    lengths = np.array([padding.chunk_count(samples, chunk) for samples in source.lengths.tolist()], np.int32)
 
-    def pad(members: np.ndarray, size: int) -> Inputs:
-        return Inputs(lengths[members], wave=padding.pad_waves([waves[n] for n in members.tolist()], size, chunk))
+    def inputs(members: np.ndarray, size: int) -> Inputs:
+        def pad(part: np.ndarray) -> np.ndarray:
+            return padding.pad_waves([source.arrays[n] for n in part.tolist()], size, chunk)
 
-    return _in_buckets(lengths, targets, pad, shapes=shapes, batch_size=batch_size, train_share=train_share)
+        return Inputs(lengths[members], wave=Rows(members, (size, chunk), np.int16, pad))
+
+    return _in_buckets(lengths, targets, inputs, shapes=shapes, batch_size=batch_size, train_share=train_share)
 
 
 def _in_buckets(
     covered: np.ndarray,
     targets: np.ndarray,
-    pad: Callable[[np.ndarray, int], Inputs],
+    inputs: Callable[[np.ndarray, int], Inputs],
     *,
     shapes: int,
     batch_size: int,
     train_share: float,
 ) -> Dataset:
-    """Chooses buckets for the lengths `covered` [N]; `pad` makes the inputs of some utterances, padded to a length."""
+    """Chooses buckets for the lengths `covered` [N]; `inputs` are those of some utterances, padded to a length."""
     sizes = buckets.choose_sizes(covered, shapes=shapes, batch_size=batch_size, train_share=train_share)
     number = buckets.assign(covered, sizes)
     row = np.zeros(len(covered), np.int64)
-    inputs, bucket_targets = [], []
-    for bucket, size in enumerate(sizes):
-        members = np.flatnonzero(number == bucket)
-        row[members] = np.arange(len(members))
-        inputs.append(Inputs(*(_aligned(values) for values in pad(members, size))))
-        bucket_targets.append(targets[members])
-    return Dataset(tuple(inputs), tuple(bucket_targets), number, row)
+    members = [np.flatnonzero(number == bucket) for bucket in range(len(sizes))]
+    for part in members:
+        row[part] = np.arange(len(part))
+    filled = tuple(inputs(part, int(size)) for part, size in zip(members, sizes, strict=True))
+    return Dataset(filled, tuple(targets[part] for part in members), number, row)

@@ -13,12 +13,12 @@ def aligned(values: np.ndarray) -> np.ndarray:
     """Returns values that all of jax's CPU devices read where they lie, instead of copying; do not write to them."""
     if values.ctypes.data % ALIGNMENT == 0 and values.flags.c_contiguous:
         return values
-    copy = _zeros(values.shape, values.dtype)
+    copy = zeros(values.shape, values.dtype)
     copy[...] = values
     return copy
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
+def zeros(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
     """Returns aligned zeros; the kernel provides them as they are touched."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.zeros(size + ALIGNMENT, np.uint8)
@@ -44,7 +44,7 @@ def pad_frames(frames: Sequence[np.ndarray], size: int, minimum: int, silence: f
     longest = max([minimum, *(len(utterance) for utterance in frames)])
     if longest > size:
         raise ValueError(f"{longest} frames do not fit into {size}")
-    padded = _zeros((len(frames), size, frames[0].shape[1]), np.float32)
+    padded = zeros((len(frames), size, frames[0].shape[1]), np.float32)
     for row, utterance in zip(padded, frames, strict=True):
         row[: len(utterance)] = utterance
         row[len(utterance) : minimum] = silence
@@ -73,7 +73,7 @@ def pad_waves(waves: Sequence[np.ndarray], chunks: int, size: int) -> np.ndarray
     longest = max(len(wave) for wave in waves)
     if longest > chunks * size:
         raise ValueError(f"{longest} samples do not fit into {chunks} chunks of {size}")
-    padded = _zeros((len(waves), chunks * size), np.int16)
+    padded = zeros((len(waves), chunks * size), np.int16)
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = wave
     return padded.reshape(len(waves), chunks, size)

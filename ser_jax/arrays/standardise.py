@@ -1,7 +1,7 @@
 """Standardisation: mean and standard deviation of the training part, per log-mel band and per functional."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from ser_jax.features.wave import INT16_SCALE
 
 SMALLEST_STD = 1e-8
 HSF_LIMIT = 10.0
+BLOCK = 1024  # utterances that statistics look at together
 
 
 class Statistics(NamedTuple):
@@ -33,8 +34,8 @@ class BandSums(NamedTuple):
     """Per utterance: frames, and sum and sum of squares of every band; statistics of any subset follow by addition."""
 
     frames: np.ndarray  # [N] i64
-    total: np.ndarray  # [N, M] f64
-    squares: np.ndarray  # [N, M] f64
+    total: Array  # [N, M] f64, in memory or to be read
+    squares: Array  # [N, M] f64
 
 
 def band_sums(log_mel: Sequence[np.ndarray]) -> BandSums:
@@ -56,21 +57,43 @@ def band_sums(log_mel: Sequence[np.ndarray]) -> BandSums:
 def log_mel_statistics(sums: BandSums, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation ([M] f64 each) over the real frames of the utterances in rows."""
     frames = sums.frames[rows].sum()
-    mean = sums.total[rows].sum(axis=0) / frames
-    variance = sums.squares[rows].sum(axis=0) / frames - mean**2
+    mean = _sum_of_rows(sums.total, rows) / frames
+    variance = _sum_of_rows(sums.squares, rows) / frames - mean**2
     return mean, np.maximum(np.sqrt(np.maximum(variance, 0)), SMALLEST_STD)
 
 
-def hsf_statistics(hsf: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sum_of_rows(values: Array, rows: np.ndarray) -> np.ndarray:
+    return _sum_of_blocks(values[rows[start : start + BLOCK]] for start in range(0, len(rows), BLOCK))
+
+
+def _sum_of_blocks(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns the sum of the rows of all blocks, to the bit what NumPy's sum over all of them at once gives."""
+    found = None
+    for block in blocks:
+        found = np.sum(block if found is None else np.concatenate([found[None], block]), axis=0)
+    assert found is not None
+    return found
+
+
+def hsf_statistics(hsf: Sequence[np.ndarray] | np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation ([D] f64 each) of the functionals [N, D] of the utterances in rows.
 
     NaN counts as missing; a value that never varies gets mean and standard deviation that map it to 0.
     """
+
+    def total(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, len(rows), BLOCK):
+                part = np.stack([hsf[n] for n in rows[start : start + BLOCK].tolist()]).astype(np.float64)
+                values = of(np.where(np.isfinite(part), part, np.nan))
+                yield np.where(np.isnan(values), 0, values)
+
+        return _sum_of_blocks(blocks())
+
     with np.errstate(all="ignore"):
-        part = np.where(np.isfinite(hsf[rows]), hsf[rows], np.nan).astype(np.float64)
-        present = np.maximum(np.sum(~np.isnan(part), axis=0), 1)
-        mean = np.nansum(part, axis=0) / present
-        std = np.sqrt(np.nansum((part - mean) ** 2, axis=0) / present)
+        present = np.maximum(total(lambda part: (~np.isnan(part)).astype(np.float64)), 1)
+        mean = total(lambda part: part) / present
+        std = np.sqrt(total(lambda part: (part - mean) ** 2) / present)
     return mean, np.maximum(std, SMALLEST_STD)
 
 

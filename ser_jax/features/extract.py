@@ -3,24 +3,24 @@
 This module must not import jax: with HSF it is loaded by worker processes.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
 from ser_jax.errors import UserError
-from ser_jax.features import audio, store
+from ser_jax.features import audio, entries, store
 from ser_jax.features.bad_audio import BadAudio
+from ser_jax.features.deferred import Deferred
 from ser_jax.features.header import content_sha256
 from ser_jax.features.hsf import require_opensmile, store_settings
 from ser_jax.features.item import Item, extract_one
@@ -29,9 +29,6 @@ from ser_jax.features.workers import WorkerDied, available_cores, run
 from ser_jax.progress import progress
 
 log = logging.getLogger(__name__)
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 _SHOWN = 3  # examples in a message
 _BYTES_PER_SECOND = 2 * audio.SAMPLE_RATE  # to compare the length of a span with the size of a file
@@ -51,6 +48,9 @@ class Features:
       corpus_sha256: SHA-256 over id, bytes of the file, start and end of every utterance, usable or not.
       extracted: How many recordings or spans were computed now instead of read from the store.
       waves: For each its samples, [S] i16, 16 kHz; empty if they were not asked for.
+      sha256: SHA-256 over the keys of all entries of the store that these are: names the features.
+      deferred: Features that are too large for memory and stay in the store: kind of entry → arrays. `log_mel` and
+        `waves` are then empty and `hsf` is None.
     """
 
     utterances: tuple[Utterance, ...]
@@ -62,6 +62,8 @@ class Features:
     corpus_sha256: str
     extracted: int
     waves: list[np.ndarray] = dataclasses.field(default_factory=list)
+    sha256: str = ""
+    deferred: Mapping[str, Deferred] = dataclasses.field(default_factory=dict)
 
 
 def extract(
@@ -75,6 +77,7 @@ def extract(
     max_seconds: float,
     max_bad_share: float,
     workers: int,
+    most_bytes: float = math.inf,
     on_rejected: Callable[[tuple[Rejection, ...]], None] | None = None,
 ) -> Features:
     """Computes the features of a corpus, or reads them from the store.
@@ -92,6 +95,7 @@ def extract(
       max_seconds: Longer recordings or spans are rejected.
       max_bad_share: Largest share of the listed rows that may be unusable, in [0, 1].
       workers: Threads or processes; 0 for one per available core.
+      most_bytes: Features that take more stay in the store until they are asked for.
       on_rejected: Called once with all rejections known, before this function returns and before it raises because of
         the recordings, a full disk, dead workers or Ctrl-C.
 
@@ -121,17 +125,21 @@ def extract(
         hashes.update(_hash_files(corpus, cores))
         items.update(_items(corpus, hashes, _store_settings(settings, log_mel, hsf, waves)))
         unique = {item.name: item for item in items.values()}
-        arrays = _load(feature_store, unique.values(), cores)
-        todo = [
-            _without(item, arrays[item.name]) for item in unique.values() if len(arrays[item.name]) < len(item.keys)
-        ]
+        sizes = entries.sizes(feature_store, unique.values(), cores)
         work = functools.partial(extract_one, store_root=store_root, settings=settings, max_seconds=max_seconds)
-        processes = any("hsf" in item.keys for item in todo)
-        _compute(work, todo, cores, processes=processes, outcomes=outcomes)
-        done = [unique[name] for name, error in outcomes.items() if error is None]
-        arrays |= _load(feature_store, done, cores)
-        if any(len(arrays[item.name]) < len(item.keys) for item in done):
-            raise UserError(f"Entries of the feature store {store_root} vanish: does something else delete them?")
+
+        def compute(todo: list[Item]) -> None:
+            processes = any("hsf" in item.keys for item in todo)
+            _compute(work, todo, cores, processes=processes, outcomes=outcomes)
+
+        incomplete = [item for item in unique.values() if len(sizes[item.name]) < len(item.keys)]
+        compute([entries.without(item, sizes[item.name]) for item in incomplete])
+        sizes |= entries.sizes(
+            feature_store, [unique[name] for name, error in outcomes.items() if error is None], cores
+        )
+        defer = sum(sum(entry.values()) for entry in sizes.values()) > most_bytes
+        arrays = entries.read(feature_store, unique, outcomes, compute, cores, only=("audio",) if defer else None)
+        done = [name for name, error in outcomes.items() if error is None]
         outcomes |= _wrong_length(arrays, max_seconds, outcomes)
     finally:
         new = tuple(_rejection(u, error) for u in corpus.utterances if (error := bad(u)) is not None)
@@ -140,17 +148,21 @@ def extract(
             on_rejected(rejected)
     kept = tuple(u for u in corpus.utterances if bad(u) is None)
     _check_share(rejected, len(kept), max_bad_share)
-    found = [arrays[items[u.id].name] for u in kept]
+    kept_items = [items[u.id] for u in kept]
+    found = [arrays[item.name] for item in kept_items]
+    kinds = [kind for kind, wanted in (("logmel", log_mel), ("hsf", hsf), ("wave", waves)) if wanted]
     return Features(
         utterances=kept,
-        log_mel=[entry["logmel"] for entry in found] if log_mel else [],
-        hsf=np.stack([entry["hsf"] for entry in found]) if hsf else None,
+        log_mel=[entry["logmel"] for entry in found] if log_mel and not defer else [],
+        hsf=np.stack([entry["hsf"] for entry in found]) if hsf and not defer else None,
         seconds=np.array([entry["audio"][0] for entry in found], np.float64),
         rejected=rejected,
         flagged=_count_flags(entry["audio"] for entry in found),
         corpus_sha256=_corpus_sha256(corpus, hashes),
         extracted=len(done),
-        waves=[entry["wave"] for entry in found] if waves else [],
+        waves=[entry["wave"] for entry in found] if waves and not defer else [],
+        sha256=_features_sha256(kept_items, kinds),
+        deferred={kind: Deferred(kind, kept_items, feature_store, work) for kind in kinds} if defer else {},
     )
 
 
@@ -188,7 +200,7 @@ def _hash_files(corpus: Corpus, cores: int) -> dict[str, tuple[str, int] | BadAu
             return error
 
     paths = {utterance.file: corpus.path(utterance) for utterance in corpus.utterances}
-    return dict(zip(paths, _in_threads(hash_file, paths.values(), cores), strict=True))
+    return dict(zip(paths, entries.in_threads(hash_file, paths.values(), cores), strict=True))
 
 
 def _items(
@@ -208,29 +220,6 @@ def _items(
         cost = size if end is None else (end - (start or 0.0)) * _BYTES_PER_SECOND
         items[utterance.id] = Item(keys["audio"], corpus.path(utterance), start, end, cost, keys)
     return items
-
-
-def _load(feature_store: store.FeatureStore, items: Iterable[Item], cores: int) -> dict[str, dict[str, np.ndarray]]:
-    """Name of each item → kind → array, for what the store has."""
-
-    def load(item: Item) -> tuple[str, dict[str, np.ndarray]]:
-        arrays = {kind: feature_store.get(key) for kind, key in item.keys.items()}
-        return item.name, {kind: array for kind, array in arrays.items() if array is not None}
-
-    return dict(_in_threads(load, items, cores))
-
-
-def _in_threads(function: Callable[[Task], Result], tasks: Iterable[Task], cores: int) -> list[Result]:
-    """Applies a function to many small tasks; results in their order."""
-    listed = list(tasks)
-    size = len(listed) // (8 * cores) + 1  # tasks submitted together: each alone costs as much as reading an entry
-    parts = [listed[begin : begin + size] for begin in range(0, len(listed), size)]
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        return [result for part in pool.map(lambda part: [function(task) for task in part], parts) for result in part]
-
-
-def _without(item: Item, known: Mapping[str, np.ndarray]) -> Item:
-    return dataclasses.replace(item, keys={kind: key for kind, key in item.keys.items() if kind not in known})
 
 
 def _compute(
@@ -306,6 +295,13 @@ def _count_flags(entries: Iterable[np.ndarray]) -> dict[str, int]:
         for flag in audio.flags(int(rate), int(channels), clipped=bool(clipped))
     )
     return dict(sorted(counts.items()))
+
+
+def _features_sha256(items: Iterable[Item], kinds: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps(kinds).encode())
+    for item in items:
+        digest.update("".join(item.keys[kind] for kind in kinds).encode())
+    return digest.hexdigest()
 
 
 def _corpus_sha256(corpus: Corpus, hashes: Mapping[str, tuple[str, int] | BadAudio]) -> str:

@@ -35,6 +35,7 @@ _HEADER = re.compile(
     rb"'shape': \((?P<shape>[\d, ]*)\), \} *\n",
     re.DOTALL,
 )
+_LONGEST_HEADER = 512  # bytes
 
 
 def key(
@@ -117,6 +118,22 @@ class FeatureStore:
             log.warning("Feature store: %s is damaged; it will be computed again.", file)
         return found
 
+    def shape(self, key: str) -> tuple[int, ...] | None:
+        """Returns the shape of an entry without reading its numbers; None if there is none that looks like one."""
+        try:
+            with open(self._file(key), "rb") as opened:
+                header = _HEADER.match(opened.read(_LONGEST_HEADER))
+        except OSError:
+            return None
+        return None if header is None else _shape(header)
+
+    def size(self, key: str) -> int:
+        """Returns about how many bytes the numbers of an entry take; 0 if there is none."""
+        try:
+            return os.stat(self._file(key)).st_size
+        except OSError:
+            return 0
+
     def put(self, key: str, array: np.ndarray) -> None:
         """Writes an entry; one that exists is replaced.
 
@@ -173,12 +190,16 @@ def _array(blob: bytes) -> np.ndarray | None:
         return None
     try:
         dtype = np.dtype(header["dtype"].decode())
-        shape = tuple(int(length) for length in header["shape"].split(b",") if length.strip())
+        shape = _shape(header)
         if math.prod(shape) * dtype.itemsize != len(blob) - _DIGEST_BYTES - header.end():
             return None
         return np.ndarray(shape, dtype, blob, header.end(), order="F" if header["fortran"] == b"True" else "C")
     except (TypeError, ValueError):  # no such type, more axes or longer ones than NumPy has
         return None
+
+
+def _shape(header: re.Match[bytes]) -> tuple[int, ...]:
+    return tuple(int(length) for length in header["shape"].split(b",") if length.strip())
 
 
 def _refused(what: str, path: Path | str, error: OSError) -> UserError:

@@ -20,6 +20,7 @@ from ser_jax.training.chunked import Chunked
 from ser_jax.training.functions import Recipe, functions
 from ser_jax.training.mesh import OWN, SHARED
 from ser_jax.training.stepwise import Stepwise
+from ser_jax.training.streamed import Streamed
 
 
 def use_compilation_cache(folder: Path) -> None:
@@ -67,17 +68,16 @@ class Programs:
           batch_size: Rows B of a batch.
           devices: Devices; see `mesh.make_mesh`.
           size: Runs in a group.
-          chunk: Steps of one program; 0: every step is dispatched by itself.
+          chunk: Steps of one program; 0: every step is dispatched by itself, as steps of streamed data always are.
           training: Whether to compile what training needs, too.
           split_rows: Whether devices that are left over share the rows of a batch.
           long_steps: Whether steps that are dispatched by themselves are waited for; see `Stepwise`.
         """
         self.mesh, self.size = meshes.make_mesh(devices, size, batch_size if split_rows else 1), size
         self.recipe = recipe
-        buckets = [
-            self._put(steps.Bucket(inputs, targets), SHARED)
-            for inputs, targets in zip(dataset.buckets, dataset.targets, strict=True)
-        ]
+        buckets = list(map(steps.Bucket, dataset.buckets, dataset.targets))
+        if not dataset.streamed:
+            buckets = [self._put(bucket, SHARED) for bucket in buckets]
         axis = meshes.DATA if self.mesh.shape[meshes.DATA] > 1 else None
         of_run = functions(model, recipe, axis)
         self._init = jax.jit(of_run.init)
@@ -87,7 +87,9 @@ class Programs:
             meshes.over_runs(of_run.judge, self.mesh, [OWN, OWN, SHARED, OWN, OWN, OWN]), donate_argnums=(0, 1)
         )
         self._close = jax.jit(meshes.over_runs(selection.close, self.mesh, [OWN, SHARED, OWN, OWN]), donate_argnums=0)
-        if chunk:
+        if dataset.streamed:
+            self._engine = Streamed(self.mesh, buckets, of_run, long_steps)
+        elif chunk:
             self._engine = Chunked(self.mesh, buckets, of_run, chunk)
         else:
             self._engine = Stepwise(self.mesh, buckets, of_run, long_steps)
@@ -101,6 +103,16 @@ class Programs:
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             self._engine.compile(pool, self.state_shape, run_shape, (size, batch_size), training)
         self.seconds = time.monotonic() - begin
+
+    def announce(self, order: np.ndarray, rows: np.ndarray) -> None:
+        """Says which batches `train` will be given next, so that those of streamed data are read ahead."""
+        if isinstance(self._engine, Streamed):
+            self._engine.announce(order, rows)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that steps have waited for data so far; 0 where these are in memory."""
+        return self._engine.waited if isinstance(self._engine, Streamed) else 0.0
 
     def train(self, state: steps.TrainState, run: Any, order: Any, rows: Any, mask: Any) -> steps.TrainState:
         """One `train_step` per batch for every run of the group; the state is consumed.

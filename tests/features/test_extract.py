@@ -59,6 +59,7 @@ class Workplace:
         max_seconds=120.0,
         max_bad_share=0.5,
         workers=2,
+        most_bytes=float("inf"),
     ):
         return extract.extract(
             corpus or self.corpus(),
@@ -70,6 +71,7 @@ class Workplace:
             max_seconds=max_seconds,
             max_bad_share=max_bad_share,
             workers=workers,
+            most_bytes=most_bytes,
             on_rejected=self.told.append,
         )
 

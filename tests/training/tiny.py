@@ -163,11 +163,11 @@ def settings(**changes: Any) -> Settings:
     return Settings(batch_size=BATCH, **{**usual, **changes})
 
 
-def trainer(workdir: Path, group: Programs, **changes: Any) -> Trainer:
+def trainer(workdir: Path, group: Programs, folder: Path | None = None, **changes: Any) -> Trainer:
     workdir.mkdir(exist_ok=True)
     return Trainer(
         *(protocol(), dataset(), group, settings(**changes), workdir, {"system": "plain_crnn"}),
-        calibration.fit_temperature,
+        *(calibration.fit_temperature, folder),
     )
 
 
