@@ -147,7 +147,7 @@ def test_nobody_waits_for_the_dead_or_hung(number, lost, left, corpus, alone, tm
     assert processes[lost].wait().code == -signal.SIGKILL
     if number == signal.SIGKILL:
         again = Started(*command).wait()
-        assert again.code == 0 and "resuming" in again.err, again
+        assert again.code == 0, again
         assert Outcome.of(tmp_path / "run") == alone
 
 

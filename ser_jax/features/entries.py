@@ -21,7 +21,7 @@ def sizes(feature_store: FeatureStore, items: Iterable[Item], cores: int) -> dic
 
     def look(item: Item) -> tuple[str, dict[str, int]]:
         found = {kind: feature_store.size(key) for kind, key in item.keys.items()}
-        return item.name, {kind: size for kind, size in found.items() if size}
+        return item.name, {kind: size for kind, size in found.items() if size is not None}
 
     return dict(in_threads(look, items, cores))
 

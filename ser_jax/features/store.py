@@ -127,12 +127,12 @@ class FeatureStore:
             return None
         return None if header is None else _shape(header)
 
-    def size(self, key: str) -> int:
-        """Returns about how many bytes the numbers of an entry take; 0 if there is none."""
+    def size(self, key: str) -> int | None:
+        """Returns about how many bytes the numbers of an entry take; None if there is none."""
         try:
             return os.stat(self._file(key)).st_size
         except OSError:
-            return 0
+            return None
 
     def put(self, key: str, array: np.ndarray) -> None:
         """Writes an entry; one that exists is replaced.
