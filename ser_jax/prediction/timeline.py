@@ -138,7 +138,7 @@ def follow(
     whole = follower.finish()
     times, so_far, window = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     start = recording.start or 0.0
-    heard: np.ndarray = np.isfinite(window).all(axis=1)
+    heard = np.asarray(np.isfinite(window).all(axis=1))
     chosen = dataclasses.replace(rule, known=rule.classes)  # the rows hold the chosen classes only
     labels = iter([answer.label for answer in chosen.answers(window[heard])])
     return Timeline(
