@@ -101,7 +101,7 @@ def test_dry_run_prints_exactly_what_would_be_called(name, arguments, launch):
 
 def alike(calls: list[list[str]]) -> list[list[str]]:
     """Without questions, the name of the archive, and the order of what happens at the same time."""
-    calls = [["archive" if word.startswith("/tmp/tmp.") else word for word in call] for call in calls]
+    calls = [["archive" if Path(word).name.startswith("tmp.") else word for word in call] for call in calls]
     return sorted(call for call in calls if "describe" not in call)
 
 
