@@ -38,7 +38,7 @@ install() {
 mount_share() { compute ssh "$1" --command="mountpoint -q /mnt/ser_jax || { sudo apt-get install -qq -y nfs-common &&
   sudo mkdir -p /mnt/ser_jax && sudo mount $share /mnt/ser_jax && sudo chmod 1777 /mnt/ser_jax; }"; }
 setup() {
-  archive=$(mktemp) && git archive --format=tar.gz --output="$archive" HEAD && each install && rm "$archive"
+  archive=$(mktemp); git archive --format=tar.gz --output="$archive" HEAD; each install; rm "$archive"
   [ -z "$share" ] || each mount_share
 }
 train() {

@@ -35,8 +35,8 @@ tpu() { "${run[@]}" gcloud compute tpus "$@" --zone="$zone"; }
 on_hosts() { tpu tpu-vm ssh "$name" --worker=all --command="$1"; }
 create() {
   tpu queued-resources create "$name" --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" "${spot[@]}"
-  until [ ${#run[@]} -gt 0 ] || [ "$(tpu queued-resources describe "$name" --format='value(state.state)')" = ACTIVE ]; do
-    echo "waiting for $name" && sleep 20
+  until [ ${#run[@]} -gt 0 ] || { state=$(tpu queued-resources describe "$name" --format='value(state.state)') && [ "$state" = ACTIVE ]; }; do
+    echo "$name is ${state:-not known yet}" >&2; [[ $state != @(FAILED|SUSPENDED) ]] || exit 1; sleep 20
   done
 }
 setup() {
@@ -44,7 +44,7 @@ setup() {
   tpu tpu-vm scp "$archive" "$name:ser_jax.tar.gz" --worker=all
   # The images carry an older Python than jax needs: uv brings one along.
   on_hosts 'mkdir -p ser_jax && tar -xzf ser_jax.tar.gz -C ser_jax && pip install -q uv &&
-    ~/.local/bin/uv venv -q --python 3.12 .venv && ~/.local/bin/uv pip install -q --python .venv/bin/python -e "ser_jax[tpu]"' && rm "$archive"
+    ~/.local/bin/uv venv -q --python 3.12 .venv && ~/.local/bin/uv pip install -q --python .venv/bin/python -e "ser_jax[tpu]"'; rm "$archive"
   [ -z "$share" ] || on_hosts "sudo apt-get install -qq -y nfs-common && sudo mkdir -p /mnt/ser_jax &&
     sudo mount -o nconnect=4 $share /mnt/ser_jax && sudo chmod 1777 /mnt/ser_jax"
 }

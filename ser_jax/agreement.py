@@ -60,11 +60,10 @@ def open_shared(hosts: Hosts, workdir: Path, config: Config) -> None:
     Raises:
       UserError: As `run_directory.open_directory`, or if it is not the same folder everywhere.
     """
-    if hosts.count == 1:
-        run_directory.open_directory(workdir, config)
-        return
     if hosts.first:
         run_directory.open_directory(workdir, config)
+    if hosts.count == 1:
+        return
     hosts.wait("opened")
     nonce = hosts.from_first("nonce", secrets.token_hex(8))
     marks = [workdir / f".host-{host}.{nonce}.tmp" for host in range(hosts.count)]
@@ -76,7 +75,9 @@ def open_shared(hosts: Hosts, workdir: Path, config: Config) -> None:
             seen = _written(marks[hosts.index])
         blind = [host for host, sees in enumerate(hosts.share("workdir", seen)) if not sees]
         if hosts.first and not blind:
-            blind = [host for host, mark in enumerate(marks) if not wait_for(hosts, mark.exists)]
+            # For all together: the others wait no longer than three times that.
+            wait_for(hosts, lambda: all(mark.exists() for mark in marks))
+            blind = [host for host, mark in enumerate(marks) if not mark.exists()]
         blind = hosts.from_first("blind", blind)
     finally:
         if marks[hosts.index].exists():

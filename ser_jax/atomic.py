@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,17 +29,22 @@ def writing(path: Path) -> Iterator[BinaryIO]:
       path: The file to create or replace; the folder must exist.
     """
     # Not tempfile: its files are readable by the owner only, and run directories are shared within a group.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    unfinished = temporary(path)
     try:
-        with naming(path), temporary.open("wb") as file:
+        with naming(path), unfinished.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(unfinished, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        unfinished.unlink(missing_ok=True)
         raise
+
+
+def temporary(path: Path) -> Path:
+    """Returns the name beside a file under which this process writes it, and no other one on any host."""
+    # Process numbers alone are not enough: in containers they are small, and the same on every host.
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}{_TEMPORARY}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -111,7 +111,8 @@ def _flag_message(error: Exception, file: str = "") -> str:
         meant = re.search(r'Did you mean "(.+?)" instead', text)
         hint = f"; did you mean {meant[1]!r}?" if meant else ""
         return f"the configuration has no key {(key[1] if key else text)!r}{hint} ({KEYS})"
-    return f"{' '.join(text.split()).rstrip('.')} ({KEYS})"
+    hint = "--help lists the flags" if re.match(r"flag --(?!config\b)", text) else KEYS
+    return f"{' '.join(text.split()).rstrip('.')} ({hint})"
 
 
 def _file_message(name: str, reason: str) -> str:

@@ -13,7 +13,7 @@ from ser_jax.config import Config
 from ser_jax.corpora.table import Corpus
 from ser_jax.errors import UserError
 from ser_jax.evaluation import predictions as prediction_table
-from ser_jax.evaluation.results import DIVERGED, summarise
+from ser_jax.evaluation.results import summarise
 from ser_jax.protocols.protocol import TEST, Fold, Protocol
 from ser_jax.training import model_files, scoring
 
@@ -80,10 +80,7 @@ def evaluate(own: Config, asked: Config, workdir: Path, output: Path, labels: di
     begin = time.monotonic()
     checks.check(own)
     make_system = systems.start(own, training=False)
-    descriptions = {folder: model_files.read_description(folder) for folder in model_files.list_models(workdir)}
-    trained = {folder: found for folder, found in descriptions.items() if found and found["status"] != DIVERGED}
-    if not trained:
-        raise UserError(f"{workdir} holds no trained model; run the training command again to finish it")
+    trained = model_files.list_trained(workdir)
     classes = next(iter(trained.values()))["classes"]
     corpus = relabel(reading.read(asked, output / "rejected.csv"), labels, classes)
     features = experiment.extract_features(own, corpus, output)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ser_jax import systems
+from ser_jax import machinery, systems
 from ser_jax.arrays.dataset import Dataset
 from ser_jax.arrays.inputs import Inputs
 from ser_jax.arrays.standardise import standardise
@@ -22,7 +22,7 @@ from ser_jax.config import Config
 from ser_jax.evaluation.inside import Example, Inside, Recording, View, choose_examples
 from ser_jax.evaluation.predictions import Prediction
 from ser_jax.features.extract import Features
-from ser_jax.features.logmel import mel
+from ser_jax.features.logmel import band_edges
 from ser_jax.models import build, insight
 from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.protocols.protocol import Protocol
@@ -88,7 +88,8 @@ def look(
         )
     if first:
         log.info("looked into %d models in %.1f s", len(first), time.monotonic() - begin)
-    return Inside(recordings, views, examples, _hertz(config), config.features.hop_seconds, no_examples=no_examples)
+    hertz = band_edges(machinery.logmel_settings(config))[1:-1]
+    return Inside(recordings, views, examples, hertz, config.features.hop_seconds, no_examples=no_examples)
 
 
 def _view(lens: "_Lens", protocol: Protocol, run: Run, model: Model, most: int) -> View:
@@ -110,13 +111,6 @@ def _no_examples(config: Config) -> str:
     return ""
 
 
-def _hertz(config: Config) -> np.ndarray:
-    """Returns the centre frequencies of the bands, [M]."""
-    f = config.features
-    centres = np.linspace(mel(f.low_hz), mel(f.high_hz), f.bands + 2)[1:-1]
-    return 700.0 * (10.0 ** (centres / 2595.0) - 1.0)
-
-
 class _Lens:
     """Programs that look into models of one system; the padded length is that of the middle or of the last bucket.
 
@@ -125,8 +119,7 @@ class _Lens:
 
     def __init__(self, config: Config, dataset: Dataset, classes: int):
         self._dataset = dataset
-        arithmetic = Arithmetic(jnp.bfloat16 if config.training.precision == "bf16" else None)
-        model = build.build_model(config, classes, arithmetic)
+        model = build.build_model(config, classes, Arithmetic(machinery.operands(config)))
         self._represent = jax.jit(functools.partial(_represent, model))
         self._salience = jax.jit(functools.partial(_salience, model))
 

@@ -22,14 +22,15 @@ if __name__ == "__main__":
 
 def main() -> int:
     """Prints a line per segment; at the end of the input, or at Ctrl-C, the answer for all of it."""
+    from ser_jax.features.audio import MAX_CHANNELS
     from ser_jax.prediction import live, pcm_source
     from ser_jax.prediction.predictor import Predictor
     from ser_jax.prediction.stream import Stream
 
     if not MODEL.value:
         raise UserError("--model is missing: name the run directory that python -m ser_jax.main has written")
-    if not 1 <= CHANNELS.value <= 8:
-        raise UserError(f"--channels={CHANNELS.value}: 1 to 8 channels are read")
+    if not 1 <= CHANNELS.value <= MAX_CHANNELS:
+        raise UserError(f"--channels={CHANNELS.value}: 1 to {MAX_CHANNELS} channels are read")
     if MICROPHONE.value:
         source = pcm_source.microphone(RATE.value, ENCODING.value, CHANNELS.value)
     else:

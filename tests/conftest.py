@@ -11,8 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import commands
 import jax
 import pytest
+import releases
 
 import ser_jax  # noqa: F401  (sets the compiler guard before a backend starts)
 
@@ -61,6 +63,17 @@ def _own_cache(tmp_path_factory):
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory) -> Path:
+    """A run of three folds as the command leaves it; tests do not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    rows = releases.manifest_rows(speakers=3, per_label=1)
+    root = releases.write_manifest(folder / "corpus", rows, seconds=0.4).parent
+    corpus = ("--config.corpus.name=manifest", f"--config.corpus.root={root}")
+    commands.train(folder / "run", *corpus, "--config.training.compilation_cache=False")
+    return folder / "run"
 
 
 @pytest.fixture

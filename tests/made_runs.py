@@ -6,47 +6,24 @@ from typing import Any
 
 import jax
 import numpy as np
+import untrained
 
-from ser_jax import config as configuration
 from ser_jax import run_directory
-from ser_jax.arrays.inputs import Inputs
 from ser_jax.arrays.standardise import Statistics
 from ser_jax.models import build
 from ser_jax.training import model_files
 
 CLASSES = ("angry", "happy", "neutral", "sad")
-SMALL: dict[str, Any] = {
-    "filters": 4,
-    "lstm_units": 8,
-    "plain_head": (8,),
-    "multi_short_dense": (8,),
-    "multi_head": (8,),
-    "hsf_dense": (8,),
-    "hsf_crnn_dense": (8,),
-    "hsf_head": (8,),
-    "end2you_filters": 4,
-    "end2you_pools": (2, 2),
-    "end2you_units": 8,
-}
-
-
-def make_config(system: str, **keys: Any):
-    """A small system; keys of `model` may be set."""
-    config = configuration.get_config()
-    config.system, config.training.precision, config.training.compilation_cache = system, "float32", False
-    config.model.activation = "relu"  # behind a sigmoid, random layers say the same of everything
-    for name, value in (SMALL | keys).items():
-        config.model[name] = value
-    return config
 
 
 def make_run(folder: Path, system: str, models: int = 2, **keys: Any) -> Path:
-    """Writes a run of some models whose answers differ from recording to recording."""
-    config = make_config(system, **keys)
+    """Writes a run of some models whose answers differ from recording to recording; `keys` are of `config.model`."""
+    config = untrained.small_config(system)
+    config.training.precision = "float32"
+    config.model.activation = "relu"  # behind a sigmoid, random layers say the same of everything
+    config.model.update(keys)
     run_directory.open_directory(folder, config)
-    inputs = Inputs(np.array([60]), np.zeros((1, 60, 40), np.float32), hsf=np.zeros((1, 6373), np.float32))
-    if system == "end2you":
-        inputs = Inputs(np.array([4]), wave=np.zeros((1, 4, 640), np.float32))
+    inputs = untrained.silent_inputs(config)
     model = build.build_model(config, len(CLASSES))
     for number in range(models):
         rng = np.random.default_rng(number)

@@ -124,6 +124,25 @@ def test_a_folder_that_one_host_cannot_write(tmp_path, monkeypatch):
     assert all("by process 1 of 2" in sentence for sentence in found)
 
 
+def test_hosts_that_are_not_seen_are_waited_for_together(tmp_path, monkeypatch):
+    """One by one would take process 0 longer than the others wait for its word."""
+    touch, wait_for, waits = Path.touch, agreement.wait_for, []
+
+    def hide(path: Path, *arguments: Any) -> None:
+        if path.name.startswith(".host-0."):
+            touch(path, *arguments)
+
+    def count(hosts: Hosts, there: Callable[[], bool]) -> bool:
+        waits.append(hosts.index)
+        return wait_for(hosts, there)
+
+    monkeypatch.setattr(Path, "touch", hide)
+    monkeypatch.setattr(agreement, "wait_for", count)
+    found = together(4, lambda hosts: agreement.open_shared(hosts, tmp_path / "run", changed()), seconds=0.9)
+    assert all("by process 1, 2, 3 of 4" in sentence for sentence in found)
+    assert sorted(waits) == [0, 0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("bucket", ["gs://mine/runs", "s3://mine/runs"])
 def test_a_bucket_is_no_folder(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -60,6 +61,14 @@ def test_a_process_that_is_killed_leaves_the_old_file_and_a_leftover(tmp_path):
     (left,) = set(tmp_path.iterdir()) - {path}
     assert ended.returncode == -9 and path.read_text() == "old" and left.read_text() == "new"
     assert atomic.is_leftover(left) and not atomic.is_leftover(path)
+
+
+def test_hosts_with_equal_process_numbers_do_not_share_a_temporary_file(tmp_path, monkeypatch):
+    names = set()
+    for host in ("a", "b"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        names.add(atomic.temporary(tmp_path / "x.csv"))
+    assert len(names) == 2 and all(map(atomic.is_leftover, names)) and {name.parent for name in names} == {tmp_path}
 
 
 def test_an_error_names_the_file(tmp_path):

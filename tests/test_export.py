@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import releases
-from commands import ROOT, command, files_and_times, train
+from commands import ROOT, command, files_and_times
 from safetensors.numpy import load_file
 
 import ser_jax
@@ -42,23 +41,12 @@ def export(*arguments: object):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run of three folds."""
-    folder = tmp_path_factory.mktemp("export")
-    rows = releases.manifest_rows(speakers=3, per_label=1)
-    root = releases.write_manifest(folder / "corpus", rows, seconds=0.4).parent
-    corpus = ("--config.corpus.name=manifest", f"--config.corpus.root={root}")
-    train(folder / "run", *corpus, "--config.training.compilation_cache=False")
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def exported(run) -> Path:
+def exported(trained_run, tmp_path_factory) -> Path:
     """The run as one file, named as in the docs."""
-    path = run.parent / "model.stablehlo"
-    ended = export(f"--model={run}", f"--output={path}")
+    path = tmp_path_factory.mktemp("export") / "model.stablehlo"
+    ended = export(f"--model={trained_run}", f"--output={path}")
     assert ended.code == 0, ended.err
-    assert f"the ensemble of 3 models of {run} (plain_crnn, calibrated): {path}" in ended.out
+    assert f"the ensemble of 3 models of {trained_run} (plain_crnn, calibrated): {path}" in ended.out
     return path
 
 
@@ -74,17 +62,17 @@ def python(program: str, folder: Path) -> str:
     return ended.stdout
 
 
-def test_the_ten_lines_of_the_docs(run, exported):
+def test_the_ten_lines_of_the_docs(trained_run, exported):
     program = ten_lines()
     assert len([line for line in program.splitlines() if line]) <= 10
     said = ast.literal_eval(python(program, exported.parent))
-    model = ser_jax.load(run)
+    model = ser_jax.load(trained_run)
     quiet = log_mel(np.zeros(80000, np.float32), logmel_settings(model.config))
     assert list(said) == list(model.classes)
     np.testing.assert_allclose(list(said.values()), model.probabilities(Values([quiet]))[0], atol=1e-5)
 
 
-def test_recordings_padded_together(run, exported):
+def test_recordings_padded_together(trained_run, exported):
     rng = np.random.default_rng(0)
     waves = [rng.uniform(-0.2, 0.2, length).astype(np.float32) for length in (3000, 16001, 40000)]
     padded = np.full((3, 40000), np.nan, np.float32)
@@ -94,17 +82,17 @@ def test_recordings_padded_together(run, exported):
     lines = ten_lines().splitlines()[:-2]
     lines.append("rows = np.load('rows.npz'); print(predict(weights, rows['waves'], rows['lengths']).tolist())")
     said = ast.literal_eval(python("\n".join(lines), exported.parent))
-    model = ser_jax.load(run)
+    model = ser_jax.load(trained_run)
     expected = [list(model.predict(wave, 16000).probabilities.values()) for wave in waves]
     np.testing.assert_allclose(said, expected, atol=1e-5)
 
 
-def test_what_the_file_says(run, exported):
+def test_what_the_file_says(trained_run, exported):
     metadata = json.loads(np.load(exported)["metadata.json"])
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((trained_run / "results.json").read_text())
     for key in ("system", "classes", "corpus", "corpus_sha256", "protocol", "protocol_sha256"):
         assert metadata[key] == results[key]
-    described = [model_files.read_description(folder) for folder in model_files.list_models(run)]
+    described = [model_files.read_description(folder) for folder in model_files.list_models(trained_run)]
     assert [model["temperature"] for model in metadata["models"]] == [
         model and model["temperature"] for model in described
     ]
@@ -112,12 +100,12 @@ def test_what_the_file_says(run, exported):
     assert metadata["sample_rate"] == 16000 and metadata["functionals"] is None and metadata["jax"]
 
 
-def test_safetensors_and_card_of_one_model(run, tmp_path):
+def test_safetensors_and_card_of_one_model(trained_run, tmp_path):
     path = tmp_path / "m.safetensors"
-    ended = export(f"--model={run}", f"--output={path}", "--format=safetensors", "--run=s1-0")
+    ended = export(f"--model={trained_run}", f"--output={path}", "--format=safetensors", "--run=s1-0")
     assert ended.code == 0, ended.err
-    assert f"the model s1-0 of {run}" in ended.out and str(path) in ended.out
-    read, model = load_file(path), model_files.read_model(run / "models/s1-0")
+    assert f"the model s1-0 of {trained_run}" in ended.out and str(path) in ended.out
+    read, model = load_file(path), model_files.read_model(trained_run / "models/s1-0")
     assert {name.split("/")[0] for name in read} == {"s1-0"}
     assert read["s1-0/temperature"] == model.description["temperature"]
     assert read["s1-0/params/softmax/kernel"].tobytes() == model.params["softmax"]["kernel"].tobytes()
@@ -143,15 +131,15 @@ def test_safetensors_and_card_of_one_model(run, tmp_path):
         (["--modle={run}", "--output={out}/m.stablehlo"], "unknown flag --modle; --help lists the flags"),
     ],
 )
-def test_what_it_cannot_do_it_says_and_leaves_nothing_behind(run, tmp_path, arguments, sentence):
-    before = files_and_times(run)
-    refusal = export(*(argument.format(run=run, out=tmp_path) for argument in arguments)).refusal
-    assert sentence.format(run=run) in refusal
-    assert not list(tmp_path.iterdir()) and files_and_times(run) == before
+def test_what_it_cannot_do_it_says_and_leaves_nothing_behind(trained_run, tmp_path, arguments, sentence):
+    before = files_and_times(trained_run)
+    refusal = export(*(argument.format(run=trained_run, out=tmp_path) for argument in arguments)).refusal
+    assert sentence.format(run=trained_run) in refusal
+    assert not list(tmp_path.iterdir()) and files_and_times(trained_run) == before
 
 
-def test_runs_that_are_not_finished_or_have_no_program_are_refused(run, tmp_path):
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
+def test_runs_that_are_not_finished_or_have_no_program_are_refused(trained_run, tmp_path):
+    copy = Path(shutil.copytree(trained_run, tmp_path / "run"))
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "system": "svm"}))
     output = f"--output={tmp_path / 'm.stablehlo'}"

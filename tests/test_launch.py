@@ -21,7 +21,9 @@ import json, os, sys
 with open(os.environ["RECORD"], "a") as file:
     file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
 if "describe" in sys.argv:
-    print("ACTIVE")
+    print(os.environ.get("STATE", "ACTIVE"))
+if os.environ.get("FAIL_ON") in sys.argv:
+    sys.exit(1)
 sys.exit(int(os.environ.get("FAIL_" + os.path.basename(sys.argv[0]).upper(), "0")))
 """
 
@@ -134,6 +136,22 @@ def test_resuming_after_a_preemption_makes_the_machine_anew(launch):
 def test_all_deletes_the_machine_even_if_something_fails(launch):
     calls = launch("tpu_vm.sh", "all", "n", "z", "v6e-8", "--", *COMMAND, code=1, FAIL_GCLOUD="1")
     assert [call[4] for call in calls] == ["create", "delete"]
+
+
+@pytest.mark.parametrize(("failing", "done"), [("scp", ["scp"]), ("ssh", ["scp", "ssh"])])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("tpu_vm.sh", ["n", "z", "v6e-8"]), ("gpu.sh", ["n", "z", "a2-highgpu-1g", "2"])]
+)
+def test_nothing_is_trained_where_the_setup_failed(name, arguments, failing, done, launch):
+    calls = launch(name, "all", *arguments, "--", *COMMAND, code=1, FAIL_ON=failing)
+    found = [next(word for word in call if word in ("create", "describe", "scp", "ssh", "delete")) for call in calls]
+    assert [word for word in found if word != "describe"] == ["create", *done, "delete"]
+
+
+@pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
+def test_a_machine_that_will_never_be_there_is_not_waited_for(state, launch):
+    calls = launch("tpu_vm.sh", "all", "n", "z", "v6e-8", "--", *COMMAND, code=1, STATE=state)
+    assert [call[4] for call in calls] == ["create", "describe", "delete"] and f"n is {state}" in launch.ended.stderr
 
 
 # --- GKE --------------------------------------------------------------------------------------------------------------

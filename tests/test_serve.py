@@ -16,22 +16,12 @@ import numpy as np
 import pytest
 import releases
 import websockets.sync.client as sync
-from commands import ROOT, SLOW, command, train
+from commands import ROOT, SLOW, command
 
 import ser_jax
 from ser_jax.web.limits import Limits
 
 RATE = 16000
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("serve")
-    rows = releases.manifest_rows(speakers=3, per_label=1)
-    root = releases.write_manifest(folder / "corpus", rows, seconds=0.4).parent
-    corpus = ("--config.corpus.name=manifest", f"--config.corpus.root={root}")
-    train(folder / "run", *corpus, "--config.training.compilation_cache=False")
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +65,8 @@ def upload(url: str, content: bytes) -> httpx.Response:
     return httpx.post(f"{url}/api/predict", files={"file": content}, timeout=SLOW)
 
 
-def test_it_says_what_predict_says_to_many_at_once_and_leaves_nothing(run, recordings, tmp_path):
-    with started(run, tmp_path) as (process, url):
+def test_it_says_what_predict_says_to_many_at_once_and_leaves_nothing(trained_run, recordings, tmp_path):
+    with started(trained_run, tmp_path) as (process, url):
         model = httpx.get(f"{url}/api/model").json()
         assert model["description"] == "the ensemble of 3 models of run (plain_crnn, calibrated)" and model["live"]
         contents = [bad_recordings.encoded(samples) for samples in recordings]
@@ -90,7 +80,7 @@ def test_it_says_what_predict_says_to_many_at_once_and_leaves_nothing(run, recor
         code, told = ended(process, signal.SIGTERM)
     assert code == 0 and "Traceback" not in told, told
     assert list(tmp_path.iterdir()) == []
-    predictor = ser_jax.load(run)
+    predictor = ser_jax.load(trained_run)
     for content, answer in zip(contents, found, strict=True):
         (tmp_path / "a.wav").write_bytes(content)
         expected, said = predictor.predict(tmp_path / "a.wav"), answer.json()
@@ -116,8 +106,8 @@ def _hold_a_session(url: str, samples: np.ndarray, whole: dict) -> None:
     assert message["result"]["probabilities"] == pytest.approx(whole["probabilities"], abs=1e-3)
 
 
-def test_ctrl_c_with_visitors(run, recordings, tmp_path):
-    with started(run, tmp_path, "--queue=1") as (process, url):
+def test_ctrl_c_with_visitors(trained_run, tmp_path):
+    with started(trained_run, tmp_path, "--queue=1") as (process, url):
         with sync.connect(f"{url.replace('http', 'ws')}/api/live") as socket:
             socket.send(json.dumps({"rate": RATE}))
             socket.recv(timeout=SLOW)
@@ -132,7 +122,7 @@ def test_ctrl_c_with_visitors(run, recordings, tmp_path):
         ([], "--model is missing: name the run directory that python -m ser_jax.main has written"),
         (["--model={run}x"], "x is not a run directory"),
         (["--model={run}", "--port=99999"], "--port=99999 is none; choose one from 1 to 65535, or 0 for any that is"),
-        (["--model={run}", "--port=x"], "x"),
+        (["--model={run}", "--port=x"], "flag --port=x: invalid literal for int() with base 10: 'x' (--help lists"),
         (["--model={run}", "--host=nowhere.invalid"], "--host=nowhere.invalid is no address of this machine"),
         (["--model={run}", "--queue=0"], "--queue=0 lets nothing through; it must be above 0"),
         (["--model={run}", "--max_mb=-1"], "--max_mb=-1 lets nothing through"),
@@ -140,8 +130,8 @@ def test_ctrl_c_with_visitors(run, recordings, tmp_path):
         (["--model={run}", "a.wav"], "unexpected argument 'a.wav'; options start with --"),
     ],
 )
-def test_what_it_cannot_do_it_says(run, arguments, sentence):
-    ended = command(*(argument.format(run=run) for argument in arguments), module="ser_jax.serve")
+def test_what_it_cannot_do_it_says(trained_run, arguments, sentence):
+    ended = command(*(argument.format(run=trained_run) for argument in arguments), module="ser_jax.serve")
     assert sentence in ended.refusal
 
 

@@ -28,16 +28,20 @@ def small_config(system: str) -> Config:
     return config
 
 
+def silent_inputs(config: Config) -> Inputs:
+    """Returns what a system reads of one utterance, all zeros: enough to draw parameters."""
+    length = np.ones(1, np.int32)
+    if build.uses_wave(config):
+        return Inputs(length, wave=np.zeros((1, 1, config.model.end2you_chunk), np.float32))
+    hsf = np.zeros((1, DIMENSION), np.float32) if build.uses_hsf(config) else None
+    return Inputs(length, frames=np.zeros((1, 50, 40), np.float32), hsf=hsf)
+
+
 def make(system: str, count: int = 1, config: Config = None) -> Members:
     """Returns `count` models of fold 03 with the seeds 0, 1, …; temperatures are 1.5, 2.5, …, and None of the last."""
     config = config or small_config(system)
     module = build.build_model(config, len(CLASSES))
-    length = np.ones(1, np.int32)
-    inputs = Inputs(length, frames=np.zeros((1, 50, 40), np.float32))
-    if build.uses_wave(config):
-        inputs = Inputs(length, wave=np.zeros((1, 1, config.model.end2you_chunk), np.float32))
-    elif build.uses_hsf(config):
-        inputs = inputs._replace(hsf=np.zeros((1, DIMENSION), np.float32))
+    inputs = silent_inputs(config)
     models = []
     for seed in range(count):
         rng = np.random.default_rng(seed)

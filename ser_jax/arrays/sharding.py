@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +65,7 @@ def write_shards(folder: Path, sha256: str, kinds: Mapping[str, Arrays]) -> None
         }
         index = {"schema": shards.SCHEMA, "features_sha256": sha256, "kinds": about, "files": described}
         atomic.write_json(folder / shards.INDEX, index)
-        begun.unlink()
+        begun.unlink(missing_ok=True)  # Another process of this machine may have written the same meanwhile.
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{folder} cannot be written ({error}): free space, mend the permissions or name another folder by "
@@ -109,7 +108,7 @@ def _write_file(path: Path, values: Iterator[np.ndarray]) -> None:
     """Writes a record file that appears under its name when it is complete."""
     from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary = atomic.temporary(path)
     try:
         writer = array_record_module.ArrayRecordWriter(str(temporary), _OPTIONS)
         try:

@@ -33,7 +33,7 @@ def describe(
       drawn; `sampled`: whether not all test utterances are drawn; `examples`: utterances with their saliency;
       `most_of_fold`: how many of them are of one fold.
     """
-    known = inside or Inside({}, no_views="", no_examples="")
+    known = inside or Inside({})
     views = [view for view in known.views if len(view.ids) >= FEWEST_POINTS]
     # The last layers of all models answer to the same classes: there, and only there, their axes are the same.
     logits = [_scaled(view.logits) for view in views]

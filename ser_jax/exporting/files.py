@@ -1,6 +1,5 @@
 """Which file an export writes, in which format, and what is refused before any work is done."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from ser_jax.exporting import card, description, stablehlo, weights
 from ser_jax.exporting.program import make_members
 from ser_jax.prediction import members
 
-STABLEHLO, SAFETENSORS = FORMATS = ("stablehlo", "safetensors")
+STABLEHLO = "stablehlo"
+FORMATS = (STABLEHLO, "safetensors")
 
 
 def check_output(path: Path, kind: str) -> None:
@@ -65,13 +65,9 @@ def export(workdir: Path, run: str, kind: str, output: Path) -> str:
 
 
 def _write_both(output: Path, found: members.Members, told: dict, text: str) -> None:
-    atomic.write_text(_card(output), text)
-    try:
+    with atomic.writing(_card(output)) as file:  # It appears when the weights are there, and an older one goes then.
+        file.write(text.encode("utf-8", "backslashreplace"))
         weights.write(output, found, told)
-    except BaseException:  # A card alone describes nothing.
-        with contextlib.suppress(FileNotFoundError):
-            _card(output).unlink()
-        raise
 
 
 def _card(output: Path) -> Path:

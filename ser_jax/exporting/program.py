@@ -79,9 +79,8 @@ def make_program(config: Config, members: Member, classes: int) -> Callable[...,
       its own temperature. B and S may be symbolic.
     """
     structure, count, names = jax.tree.structure(members), len(members.temperature), list(named(members))
-    operands = jnp.bfloat16 if config.training.precision == "bf16" else None
     # Several are computed one after the other in a loop, where XLA's convolution is slow on a CPU.
-    module = build.build_model(config, classes, Arithmetic(operands, unfold=count > 1))
+    module = build.build_model(config, classes, Arithmetic(machinery.operands(config), unfold=count > 1))
     score = functools.partial(_probabilities, module, machinery.matmul_precision(config))
 
     def program(weights: Mapping[str, Array], waves: Array, lengths: Array, functionals: Array | None = None) -> Array:

@@ -95,8 +95,7 @@ def mel_filterbank(settings: LogMelSettings) -> np.ndarray:
 
     Source: HTK Book, section 5.4: mel(f) = 2595 log10(1 + f / 700).
     """
-    edges = np.linspace(mel(settings.low_hz), mel(settings.high_hz), settings.bands + 2)
-    edges = 700.0 * (10.0 ** (edges / 2595.0) - 1.0)  # in Hz
+    edges = band_edges(settings)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     hertz = np.arange(settings.fft // 2 + 1)[:, None] * (settings.sample_rate / settings.fft)
     rising, falling = (hertz - left) / (centre - left), (right - hertz) / (right - centre)
@@ -105,6 +104,12 @@ def mel_filterbank(settings: LogMelSettings) -> np.ndarray:
         raise UserError(f"bands={settings.bands} are too many for fft={settings.fft}: a band holds no frequency")
     filters.setflags(write=False)
     return filters
+
+
+def band_edges(settings: LogMelSettings) -> np.ndarray:
+    """Returns [bands + 2] f64 in Hz: band m rises from edge m, has its centre at m + 1 and ends at m + 2."""
+    edges = np.linspace(mel(settings.low_hz), mel(settings.high_hz), settings.bands + 2)
+    return 700.0 * (10.0 ** (edges / 2595.0) - 1.0)
 
 
 def log_mel(wave: Any, settings: LogMelSettings, xp: ModuleType = np) -> Any:

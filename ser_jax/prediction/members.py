@@ -6,7 +6,6 @@ from pathlib import Path
 from ser_jax import run_directory
 from ser_jax.config import Config
 from ser_jax.errors import UserError
-from ser_jax.evaluation.results import DIVERGED
 from ser_jax.training import model_files
 from ser_jax.training.model_files import Model
 
@@ -49,16 +48,12 @@ def read(workdir: Path, run: str = "") -> Members:
         or there is no such model.
     """
     config = run_directory.read_config(workdir)
-    folders = model_files.list_models(workdir)
     if not (workdir / "results.json").is_file():
         raise UserError(
-            f"{workdir} is not finished: it holds {len(folders)} models and no results.json; "
+            f"{workdir} is not finished: it holds {len(model_files.list_models(workdir))} models and no results.json; "
             f"run the training command again to finish it"
         )
-    descriptions = {folder: model_files.read_description(folder) for folder in folders}
-    trained = {folder: found for folder, found in descriptions.items() if found and found["status"] != DIVERGED}
-    if not trained:
-        raise UserError(f"{workdir} holds no trained model; run the training command again to finish it")
+    trained = model_files.list_trained(workdir)
     final = [folder for folder, found in trained.items() if found["fold"] == FINAL]
     choices = {"": final or list(trained), FINAL: final, ENSEMBLE: list(trained)}
     folders = choices.get(run, [folder for folder in trained if folder.name == run])

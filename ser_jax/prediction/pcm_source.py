@@ -42,6 +42,10 @@ def standard_input(descriptor: int, encoding: str, channels: int) -> Iterator[np
     kind = np.dtype(ENCODINGS[encoding]).newbyteorder("<")
     size = kind.itemsize * channels
     rest, begun = b"", False
+
+    def taken(content: bytes) -> np.ndarray:
+        return np.frombuffer(content, kind).astype(ENCODINGS[encoding]).reshape(-1, channels)
+
     while part := os.read(descriptor, _READ):
         rest += part
         if not begun and len(rest) < _LONGEST_HEADER:
@@ -50,10 +54,10 @@ def standard_input(descriptor: int, encoding: str, channels: int) -> Iterator[np
             _check_raw(rest)
             begun = True
         whole = len(rest) // size * size
-        yield np.frombuffer(rest[:whole], kind).astype(ENCODINGS[encoding]).reshape(-1, channels)
+        yield taken(rest[:whole])
         rest = rest[whole:]
     if len(rest) >= size:  # fewer bytes than a header has
-        yield np.frombuffer(rest[: len(rest) // size * size], kind).astype(ENCODINGS[encoding]).reshape(-1, channels)
+        yield taken(rest[: len(rest) // size * size])
     if len(rest) % size:
         log.warning("the input ends inside a sample of %d bytes; check --encoding and --channels", size)
 

@@ -66,9 +66,8 @@ class SegmentNetwork:
         self._precision = machinery.matmul_precision(config)
         self._temperatures = [model.description["temperature"] for model in models]
         self._size = len(models), config.model.lstm_units
-        operands = jnp.bfloat16 if config.training.precision == "bf16" else None
         # Every model has kernels of its own: XLA's convolution would be several times slower than products.
-        system: Any = build.build_model(config, classes, Arithmetic(operands, unfold=True))
+        system: Any = build.build_model(config, classes, Arithmetic(machinery.operands(config), unfold=True))
         self._names = CRNNS[config.system]
         self._hidden = [jax.jit(functools.partial(_hidden, getattr(system, name))) for name in self._names]
         self._answer = jax.jit(functools.partial(_answer, system))

@@ -60,14 +60,14 @@ class Timeline:
     answers: tuple[str | None, ...]
     envelope: Envelope
 
-    def intervals(self) -> Iterator[tuple[float, float, str | None]]:
-        """Yields (start, end, label) without gaps or overlap; neighbours with the same label are one.
-
-        Where rows overlap, the border lies in the middle.
-        """
+    def edges(self) -> np.ndarray:
+        """Returns [T + 1] (two without rows), where rows begin and end, in s: where they overlap, in the middle."""
         borders = (self.times[1:, 0] + self.times[:-1, 1]) / 2
-        ends = [*borders.tolist(), self.start + self.seconds]
-        begin = self.start
+        return np.concatenate([[self.start], borders, [self.start + self.seconds]])
+
+    def intervals(self) -> Iterator[tuple[float, float, str | None]]:
+        """Yields (start, end, label) between `edges`; neighbours with the same label are one."""
+        begin, *ends = self.edges().tolist()
         for number, (end, label) in enumerate(zip(ends, self.answers or (None,), strict=True)):
             if number + 1 < len(ends) and self.answers[number + 1] == label:
                 continue

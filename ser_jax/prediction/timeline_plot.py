@@ -39,13 +39,10 @@ def draw(timeline: Timeline, rule: Rule, form: str) -> bytes:
         upper.set(ylim=(-1, 1), yticks=[])
         upper.grid(False)
         upper.set_title(canvas.short(timeline.file.rpartition("/")[2]), loc="left")
-        # A row holds from the border to the row before up to that to the row after.
-        times = timeline.times
-        borders = (times[1:, 0] + times[:-1, 1]) / 2
-        edges = np.concatenate([[begin], borders, [end]]) if len(times) else np.array([begin, end])
-        floor = np.zeros(max(len(times), 1))
+        edges = timeline.edges()
+        floor = np.zeros(len(edges) - 1)
         for number, name in enumerate(rule.classes):
-            share = np.nan_to_num(timeline.window[:, number]) if len(times) else floor
+            share = np.nan_to_num(timeline.window[:, number]) if len(timeline.times) else floor
             lower.stairs(
                 *(floor + share, edges),
                 baseline=floor,

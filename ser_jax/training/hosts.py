@@ -25,7 +25,6 @@ from ser_jax.training.interrupt import Interrupted, Watch, received
 
 VARIABLES = ("SER_JAX_COORDINATOR", "SER_JAX_PROCESSES", "SER_JAX_PROCESS")
 CLUSTERS = ("slurm", "ompi", "gcetpu", "gketpu")  # jax's names of those that tell how many processes there are
-MODES = ("auto", "none", "explicit")
 
 _SLICE = 500  # ms of one wait, so that signals are heard in between
 _EAR = 100  # ms between two looks for a signal that others must be told of
@@ -145,7 +144,8 @@ def joined(mode: str, seconds: float) -> Iterator[Hosts]:
     When one leaves early, for a signal or an error, the others get the same signal, save what they have and leave.
 
     Args:
-      mode: One of `MODES`: as SLURM, Open MPI, Cloud TPU or `VARIABLES` say; not at all; as `VARIABLES` say.
+      mode: "auto": as SLURM, Open MPI, Cloud TPU or `VARIABLES` say; "none": not at all; "explicit": as `VARIABLES`
+        say.
       seconds: Longest wait for a process to start; one that is silent for a third of it later is taken as dead.
 
     Yields:

@@ -18,6 +18,7 @@ from ser_jax import atomic, strict_json
 from ser_jax.arrays.standardise import Statistics
 from ser_jax.errors import UserError
 from ser_jax.training import seal
+from ser_jax.training.outcome import DIVERGED
 
 SCHEMA = 1
 DESCRIPTION, ARRAYS, CHOICE = "model.json", "model.npz", "choice.json"
@@ -128,3 +129,16 @@ def _read_arrays(folder: Path, description: dict[str, Any]) -> bytes:
 def list_models(workdir: Path) -> list[Path]:
     """Returns the folders of all finished runs under `workdir/models`, sorted."""
     return sorted(path.parent for path in (workdir / "models").glob(f"*/{DESCRIPTION}"))
+
+
+def list_trained(workdir: Path) -> dict[Path, dict[str, Any]]:
+    """Returns the folders of all finished runs that have not diverged, sorted, with the content of their `model.json`.
+
+    Raises:
+      UserError: If there is none.
+    """
+    descriptions = ((folder, read_description(folder)) for folder in list_models(workdir))
+    trained = {folder: found for folder, found in descriptions if found and found["status"] != DIVERGED}
+    if not trained:
+        raise UserError(f"{workdir} holds no trained model; run the training command again to finish it")
+    return trained

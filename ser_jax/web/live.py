@@ -7,9 +7,10 @@ closes.
 """
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,14 @@ class Sessions:
           refused: Why it is to be turned away; empty if it is not.
         """
         await websocket.accept()
-        if not refused and self.count >= self._limits.live_sessions:
-            refused = f"{self.count} live sessions are open, as many as may be; try again later, or send a recording"
-        self.count += 1
         try:
-            if refused or self._engine.not_live:
-                raise _End(refused or self._engine.not_live, _TRY_LATER if refused else _VIOLATION)
-            async with asyncio.timeout(self._limits.live_seconds):
-                await self._talk(websocket)
+            if refused:
+                raise _End(refused, _TRY_LATER)
+            if self._engine.not_live:
+                raise _End(self._engine.not_live)
+            with self._place():
+                async with asyncio.timeout(self._limits.live_seconds):
+                    await self._talk(websocket)
         except WebSocketDisconnect:
             pass
         except TimeoutError:
@@ -75,6 +76,18 @@ class Sessions:
             await self._part(websocket, end)
         except UserError as error:
             await self._part(websocket, _End(str(error)))
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Counts a session while entered; those that are turned away are none."""
+        if self.count >= self._limits.live_sessions:
+            raise _End(
+                f"{self.count} live sessions are open, as many as may be; try again later, or send a recording",
+                _TRY_LATER,
+            )
+        self.count += 1
+        try:
+            yield
         finally:
             self.count -= 1
 

@@ -139,6 +139,20 @@ def test_interrupted_writing_goes_on(reads, small, tmp_path, monkeypatch):
     }
 
 
+def test_another_process_may_write_the_same_and_be_first(small, tmp_path, monkeypatch):
+    kinds, write = features([12, 3, 30, 3]), sharding._write_known
+
+    def after_the_other(folder, *arguments):
+        monkeypatch.setattr(sharding, "_write_known", write)
+        sharding.write_shards(folder, "abc", kinds)
+        return write(folder, *arguments)
+
+    monkeypatch.setattr(sharding, "_write_known", after_the_other)
+    sharding.write_shards(tmp_path / "set", "abc", kinds)
+    assert_the_same(shards.open_shards(tmp_path / "set", "abc"), kinds)
+    assert not (tmp_path / "set" / shards.BEGUN).exists()
+
+
 def test_a_file_cut_short_is_written_again_when_writing_goes_on(written):
     """It opens as a file without records, and without an error."""
     index = (written / shards.INDEX).read_bytes()

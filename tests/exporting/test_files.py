@@ -31,11 +31,18 @@ def test_outputs_that_can_be(tmp_path):
     files.check_output(tmp_path / "M.SafeTensors", "safetensors")
 
 
-def test_a_card_does_not_stay_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize("before", [{}, {"m.safetensors": "old weights", "m.safetensors.md": "# Their card\n"}])
+def test_weights_and_card_come_together_or_not_at_all(tmp_path, monkeypatch, before):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "tensors", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        files._write_both(tmp_path / "m.safetensors", untrained.make("plain_crnn"), {}, "# A card\n")
-    assert not list(tmp_path.iterdir())
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    output, found = tmp_path / "m.safetensors", untrained.make("plain_crnn")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(weights, "tensors", interrupt)
+        files._write_both(output, found, {}, "# A card\n")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    files._write_both(output, found, {}, "# A card of ä\n")
+    assert (tmp_path / "m.safetensors.md").read_text(encoding="utf-8") == "# A card of ä\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "m.safetensors.md"]

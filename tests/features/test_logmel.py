@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import export
 
 from ser_jax.errors import UserError
-from ser_jax.features.logmel import LogMelSettings, frame_count, log_mel, mel_filterbank, silence
+from ser_jax.features.logmel import LogMelSettings, band_edges, frame_count, log_mel, mel_filterbank, silence
 
 PAPER = LogMelSettings(
     sample_rate=16000,
@@ -54,6 +54,12 @@ def test_filterbank_equals_librosa():
     expected = librosa.filters.mel(sr=16000, n_fft=512, n_mels=23, fmin=20, fmax=7600, htk=True, norm=None).T
     np.testing.assert_allclose(mel_filterbank(other), expected, atol=1e-6)
     assert not mel_filterbank(PAPER).flags.writeable
+
+
+def test_band_edges_equal_librosa():
+    expected = librosa.mel_frequencies(n_mels=25, fmin=20, fmax=7600, htk=True)
+    found = band_edges(dataclasses.replace(PAPER, bands=23, low_hz=20.0, high_hz=7600.0))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_frames_equal_the_written_out_transform():

@@ -85,8 +85,7 @@ class FakeError(Exception):
 
 @pytest.fixture
 def driver(monkeypatch):
-    module = types.ModuleType("sounddevice")
-    module.InputStream, module.PortAudioError = FakeInput, FakeError  # type: ignore[attr-defined]
+    module = types.SimpleNamespace(InputStream=FakeInput, PortAudioError=FakeError)
     monkeypatch.setitem(sys.modules, "sounddevice", module)
 
 

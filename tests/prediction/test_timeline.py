@@ -75,6 +75,11 @@ def test_a_timeline_is_what_the_stream_says_of_the_file(predictor, tmp_path):
     np.testing.assert_allclose(found.so_far[at], list(cut.values()), atol=2e-3)  # the resampler's last samples differ
 
 
+def test_edges_lie_in_the_middle_of_what_overlaps():
+    found = by_hand(("sad", "sad", None, "angry", "sad"), start=10.0)
+    np.testing.assert_allclose(found.edges(), [10.0, 10.25, 10.45, 10.65, 10.85, 11.2])
+
+
 def test_intervals_tile_the_recording_and_equal_neighbours_are_one():
     found = list(by_hand(("sad", "sad", None, "angry", "sad"), start=10.0).intervals())
     expected = [(10.0, 10.45, "sad"), (10.45, 10.65, None), (10.65, 10.85, "angry"), (10.85, 11.2, "sad")]

@@ -133,6 +133,15 @@ def test_run_that_is_not_finished(tmp_path, folder):
         model_files.read_model(folder)
 
 
+def test_trained_runs_are_listed_without_those_that_diverged(folder):
+    workdir = folder.parent.parent
+    model_files.write_model(workdir / "models" / "a-0", {**DESCRIPTION, "status": "diverged"}, None, None)
+    assert model_files.list_trained(workdir) == {folder: model_files.read_description(folder)}
+    (folder / "model.json").unlink()
+    with pytest.raises(UserError, match=f"{workdir} holds no trained model; run the training command again"):
+        model_files.list_trained(workdir)
+
+
 def test_diverged_run_has_a_description_and_no_arrays(tmp_path):
     model_files.write_model(tmp_path, {**DESCRIPTION, "status": "diverged"}, None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]

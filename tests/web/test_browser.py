@@ -172,11 +172,12 @@ def test_the_result_moves_while_one_speaks(browser, served):
         page.locator("#label", has_text="angry").wait_for()
         page.locator("#timer", has_text="2.").wait_for()
         assert painted(page, "#waveform") > 1 and painted(page, "canvas[data-name=angry]") > 2
-        assert shares(page)["angry"] == pytest.approx(100 * PEAK, abs=10)
+        page.locator("#shares td", has_text=re.compile(rf"^{100 * PEAK:.0f} %$")).wait_for()
         assert page.locator("#file").is_disabled()
-        page.get_by_role("button", name="Stop", exact=True).click()
+        with page.expect_response("**/api/predict") as response:
+            page.get_by_role("button", name="Stop", exact=True).click()
         page.locator("#about", has_text="your recording, ").wait_for()
-        assert shares(page)["angry"] == pytest.approx(100 * PEAK, abs=10)
+        assert shares(page)["angry"] == round(100 * response.value.json()["probabilities"]["angry"])
         assert page.locator("#what").inner_text() == "The model hears"
         assert painted(page, "#picture") > 20 and page.locator("#timer").is_hidden()
         assert page.get_by_role("button", name="Record", exact=True).is_enabled()
@@ -192,7 +193,7 @@ def test_a_recording_is_as_long_as_it_took(browser, served):
             page.get_by_role("button", name="Stop", exact=True).click()
         found = response.value.json()
         assert 1.5 <= shown <= found["seconds"] + 0.06
-        assert max(found["waveform"]["high"]) == pytest.approx(PEAK, abs=0.1)  # a busy machine puts clicks into it
+        assert np.median(found["waveform"]["high"]) == pytest.approx(PEAK, abs=0.02)  # at most clicks are higher
 
 
 def test_a_system_that_needs_the_whole(browser, tmp_path):

@@ -49,19 +49,20 @@ def test_a_decoder_that_does_not_start_is_the_fault_of_the_server(engine, tmp_pa
 
 
 def test_models_compute_one_after_the_other(engine):
-    running, most = 0, 0
+    asked, done = threading.Event(), []
 
-    def job() -> str:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        running -= 1
+    def job(number: int) -> str:
+        assert asked.wait(60)  # until all wait, so that a second thread would take some
+        done.append(number)
         return threading.current_thread().name
 
     async def together() -> list[str]:
-        return await asyncio.gather(*(engine.compute(job) for _ in range(20)))
+        waiting = [asyncio.ensure_future(engine.compute(job, number)) for number in range(20)]
+        await asyncio.sleep(0)
+        asked.set()
+        return await asyncio.gather(*waiting)
 
-    assert set(asyncio.run(together())) == {"model_0"} and most == 1
+    assert set(asyncio.run(together())) == {"model_0"} and done == list(range(20))
 
 
 def test_warming_up_hears_every_usual_length_and_starts_all_decoders(engine, monkeypatch):

@@ -1,9 +1,12 @@
 """Live sessions over real sockets: what is heard, and how each kind of client is ended."""
 
+import asyncio
 import contextlib
 import json
 import socket as raw
 import time
+import types
+from typing import Any
 
 import httpx
 import numpy as np
@@ -165,6 +168,28 @@ def test_so_many_sessions_and_no_more(tmp_path):
         wait_for(lambda: httpx.get(f"{served.url}/api/health").json()["live_sessions"] == 0)
         with session(served) as third:
             opened(third)
+
+
+def test_those_that_are_turned_away_take_no_place():
+    seen = []
+
+    class TurnedAway:
+        """Takes in what it is told."""
+
+        async def accept(self) -> None:
+            pass
+
+        async def send_text(self, text: str) -> None:
+            seen.append((text, sessions.count))
+
+        async def close(self, code: int) -> None:
+            seen.append((code, sessions.count))
+
+    engine: Any = types.SimpleNamespace(not_live="")
+    websocket: Any = TurnedAway()
+    sessions = live.Sessions(engine, Limits())
+    asyncio.run(sessions.hold(websocket, "too often"))
+    assert seen == [('{"reason": "too often"}', 0), (1013, 0)]
 
 
 def test_sessions_count_for_the_rate_of_a_client(tmp_path):
