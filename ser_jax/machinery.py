@@ -19,7 +19,7 @@ from ser_jax.models import build, native_parity
 from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.models.native_library import UnavailableError
 from ser_jax.protocols.protocol import Protocol
-from ser_jax.training import capacity, memory, mesh
+from ser_jax.training import capacity, factored, memory, mesh
 from ser_jax.training.augmentation import Augmentation
 from ser_jax.training.functions import Recipe
 from ser_jax.training.programs import Programs, use_compilation_cache
@@ -92,9 +92,7 @@ def make_programs(
     by_step = t.dispatch == "step" or (t.dispatch == "auto" and cpu) or dataset.streamed
     parts = [dataset.rows(fold.train if training else fold.test) for fold in protocol.folds]
     steps = int(plans.steps_per_bucket(parts, t.batch_size).sum())
-    arithmetic = Arithmetic(
-        jnp.bfloat16 if t.precision == "bf16" else None, unfold=not by_step, native=native_kernels(config, cpu, by_step)
-    )
+    arithmetic = Arithmetic(operands(config), unfold=not by_step, native=native_kernels(config, cpu, by_step))
     model = build.build_model(config, len(protocol.classes), arithmetic)
     automatic = min(runs, len(devices))
     if not cpu:
@@ -132,7 +130,7 @@ def native_kernels(config: Config, cpu: bool, by_step: bool) -> bool:
     try:
         if not (cpu and by_step) or config.training.precision == "bf16":
             raise UnavailableError("they are for training step by step on a CPU, in float32")
-        log.info("convolution and recurrence: kernels compiled by %s", native_parity.prepare())
+        log.info("convolution and recurrence: kernels compiled by %s", native_parity.prepare(factored.differences))
         return True
     except UnavailableError as error:
         if wanted == "native":
@@ -159,6 +157,11 @@ def make_recipe(config: Config) -> Recipe:
         augmentation=augmentation if augmentation.draws else None,
         dropout=build.uses_dropout(config),
     )
+
+
+def operands(config: Config) -> Any:
+    """Returns the type of the factors of matrix products, None for that of the arrays; see `Arithmetic`."""
+    return jnp.bfloat16 if config.training.precision == "bf16" else None
 
 
 def matmul_precision(config: Config) -> str:

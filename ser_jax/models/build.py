@@ -67,7 +67,7 @@ def build_model(
     if config.system == "plain_crnn":
         return systems.PlainCRNN(crnns[0], dense(m.plain_head), classes, arithmetic)
     if config.system == "hsf_crnn":
-        hsf_dense = dense(m.hsf_dense, first_dropout=m.hsf_dropout)
+        hsf_dense = dense(m.hsf_dense, first_dropout=m.hsf_dropout, tapped=True)
         return systems.HSFCRNN(crnns[0], dense(m.hsf_crnn_dense), hsf_dense, dense(m.hsf_head), classes, arithmetic)
     if config.system == "multi_crnn":
         return systems.MultiCRNN(

@@ -1,5 +1,5 @@
-// The two loops of the CRNN that XLA does not compile well for CPUs, as calls of XLA's foreign function interface:
-// convolution with max-pool, bias and ReLU, and the LSTM recurrence, each with its gradient.
+// What XLA does not compile well for CPUs, as calls of its foreign function interface: convolution with max-pool, bias
+// and ReLU, and the LSTM recurrence, each with its gradient; Adam on a large matrix whose gradient has a low rank.
 //
 // All products go through one tile: kRows rows by kPanel columns that stay in registers. A convolution over time is such
 // a product without a copy, since frames f … f + width − 1 of a row-major array are one row of width · channels values,
@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
@@ -432,6 +433,58 @@ ffi::Error LstmBackward(ffi::ThreadPool pool, Floats cell, Floats gates, Floats 
   return ffi::Error::Success();
 }
 
+inline Vec Sqrt(Vec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_sqrt_ps((__m512)x);
+#else
+  for (int64_t i = 0; i < kLanes; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+#endif
+}
+
+// Adam on matrices [..., I, O] whose gradients are inputsᵀ · slopes, of [..., B, I] and [..., B, O]. A gradient exists
+// a few rows at a time, and parameters and moments are read and written once, where they lie.
+// state [..., 4]: 0 leaves everything as it is; factor of the gradient; factors of both moments in the step.
+ffi::Error AdamOfProduct(ffi::ThreadPool pool, Floats inputs, Floats slopes, Floats state, Floats, Floats, Floats,
+                         float rate, float weight_decay, float decay1, float share1, float decay2, float share2,
+                         float epsilon, FloatsOut values, FloatsOut moments1, FloatsOut moments2) {
+  constexpr int64_t kBlocks = 8;  // of rows, that a thread takes at a time
+  const auto in = inputs.dimensions();
+  const int64_t batch = in[in.size() - 2], rows = in.back(), columns = slopes.dimensions().back();
+  const int64_t width = (columns + kPanel - 1) / kPanel * kPanel, part = kBlocks * kRows;
+  for (int64_t run = 0; batch * rows && run < static_cast<int64_t>(inputs.element_count()) / (batch * rows); ++run) {
+    const float* s = state.typed_data() + 4 * run;
+    const float scale = s[1], correct1 = s[2], correct2 = s[3];
+    if (s[0] == 0) continue;
+    const float* slope = slopes.typed_data() + run * batch * columns;
+    const Panels right(batch, columns, [&](int64_t b, int64_t c) { return slope[b * columns + c]; });
+    Parallel(pool, (rows + part - 1) / part, [&](int64_t share) {
+      float* gradient = Scratch(kRows * width);
+      for (int64_t first = share * part; first < std::min(rows, (share + 1) * part); first += kRows) {
+        const int64_t count = std::min(kRows, rows - first);
+        const Left left{inputs.typed_data() + run * batch * rows + first, 1, rows};
+        for (int64_t c = 0; c < columns; c += kPanel) {
+          Multiply(count, left, right.panel(c), batch, nullptr, 0, gradient + c, width, kPanel);
+        }
+        for (int64_t r = 0; r < count; ++r) {
+          for (int64_t c = 0; c < columns; c += kLanes) {
+            const int64_t n = Clip(columns - c), at = (run * rows + first + r) * columns + c;
+            float *p = values->typed_data() + at, *m1 = moments1->typed_data() + at, *m2 = moments2->typed_data() + at;
+            const Vec g = scale * Load(gradient + r * width + c, n), value = Load(p, n);
+            const Vec mean = decay1 * Load(m1, n) + share1 * g;
+            const Vec square = decay2 * Load(m2, n) + share2 * (g * g);
+            const Vec step = correct1 * mean / (Sqrt(correct2 * square) + epsilon);
+            Store(m1, mean, n);
+            Store(m2, square, n);
+            Store(p, value - rate * (step + weight_decay * value), n);
+          }
+        }
+      }
+    });
+  }
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_forward, ConvolveForward,
@@ -449,3 +502,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_forward, LstmForward,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_backward, LstmBackward,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Floats>()
                                   .Arg<Floats>().Ret<Floats>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(adam_of_product, AdamOfProduct,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Floats>()
+                                  .Arg<Floats>().Arg<Floats>().Arg<Floats>().Attr<float>("rate")
+                                  .Attr<float>("weight_decay").Attr<float>("decay1").Attr<float>("share1")
+                                  .Attr<float>("decay2").Attr<float>("share2").Attr<float>("epsilon").Ret<Floats>().Ret<Floats>().Ret<Floats>());

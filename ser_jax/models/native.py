@@ -1,6 +1,7 @@
 """The kernels of kernels.cc as functions of JAX arrays, with their gradients; float32, on CPUs.
 
-They compute what convolution.py and recurrence.py define, faster than XLA's programs do: docs/performance.md.
+They compute what convolution.py, recurrence.py and training/optimiser.py define, faster than XLA's programs do:
+docs/performance.md.
 """
 
 import functools
@@ -85,11 +86,38 @@ def _recur_backward(residuals: tuple[Array, ...], slope: Array) -> tuple[Array, 
 recur.defvjp(_recur_forward, _recur_backward)
 
 
+def adam(
+    inputs: Array, slopes: Array, state: Array, value: Array, moment1: Array, moment2: Array, **constants: float
+) -> tuple[Array, Array, Array]:
+    """Updates a kernel whose gradient is inputsᵀ · slopes, where it lies if its buffer is given up.
+
+    Args:
+      inputs: [B, I].
+      slopes: [B, O].
+      state: [4] f32: 0 to leave everything as it is, else 1; what the gradient is scaled by; what the first and the
+        second moment are multiplied by in the step.
+      value: [I, O], the kernel.
+      moment1: [I, O].
+      moment2: [I, O].
+      **constants: rate, weight_decay, decay1, share1 (1 − decay1), decay2, share2, epsilon; see `optimiser`.
+
+    Returns:
+      The new kernel and moments.
+    """
+    call = _target("adam_of_product", [_like(value)] * 3, vmap_method="broadcast_all", aliases={3: 0, 4: 1, 5: 2})
+    attributes = {name: np.float32(constant) for name, constant in constants.items()}
+    return tuple(call(inputs, slopes, state, value, moment1, moment2, **attributes))
+
+
 def _call(name: str, outputs: Any, *arguments: Array, **attributes: np.int64) -> Any:
     if any(value.dtype == np.float64 for value in arguments):
         raise TypeError("the kernels compute in float32")
-    call = jax.ffi.ffi_call(load().prefix + name, outputs, vmap_method="sequential")
-    return call(*arguments, **attributes)
+    return _target(name, outputs)(*arguments, **attributes)
+
+
+def _target(name: str, outputs: Any, vmap_method: str = "sequential", aliases: dict[int, int] | None = None) -> Any:
+    target = load().prefix + name
+    return jax.ffi.ffi_call(target, outputs, vmap_method=vmap_method, input_output_aliases=aliases)
 
 
 def _like(x: Array) -> jax.ShapeDtypeStruct:

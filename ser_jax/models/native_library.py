@@ -2,7 +2,7 @@
 
 What was compiled is kept in the cache folder, private to the user, under a name that follows from source, compiler,
 processor and jaxlib. A file is only loaded with its SHA-256 beside it, which is written when the kernels have been
-compared with XLA's (native.py).
+compared with XLA's (native_parity.py).
 """
 
 import ctypes
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cc")
 NAMES = ("convolve_forward", "convolve_kernel_gradient", "convolve_inputs_gradient", "lstm_forward", "lstm_backward")
+NAMES += ("adam_of_product",)
 COMPILERS = ("c++", "g++", "clang++")
 _OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-w")
 _LONGEST = 300  # s that compilation may take
@@ -75,7 +76,10 @@ def load() -> Library:
     found = compiler()
     if sys.platform == "win32" or found is None:
         raise UnavailableError(f"no C++ compiler was found ({', '.join(COMPILERS)}, or the one that CXX names)")
-    said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=_LONGEST)
+    try:
+        said = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=_LONGEST)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnavailableError(f"the C++ compiler {found} does not work: {error}") from error
     version = said.stdout.partition("\n")[0].strip()
     if said.returncode or not version:
         raise UnavailableError(f"the C++ compiler {found} does not work: {said.stderr.strip():.200}")
@@ -106,7 +110,7 @@ def compiler() -> str | None:
 def _compile(found: str, version: str, path: Path) -> None:
     """Writes the library; other processes may be doing the same."""
     begin = time.monotonic()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = atomic.temporary(path)
     try:
         # Compilers for some processors know the second form only.
         for native in ("-march=native", "-mcpu=native"):

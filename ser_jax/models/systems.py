@@ -17,6 +17,10 @@ from ser_jax.models.dropout import drop
 
 glorot = nn.initializers.glorot_uniform()
 
+# Collections of a layer that is tapped: what it is given, and what is added to its products. The gradient with respect
+# to the second is the factor by which that of the kernel is the product of the first (training/factored.py).
+FACTORS, PROBES = "factors", "probes"
+
 
 class CRNN(nn.Module):
     """CNN per segment, LSTM over segments, max, mean and min over time (figure 1, up to the first dense layer).
@@ -116,6 +120,7 @@ class Dense(nn.Module):
       dropout: Share of the inputs of every layer that is dropped in training.
       first_dropout: The same of the first layer; None: the same share.
       arithmetic: How products are computed.
+      tapped: Whether the first layer has the collections FACTORS and PROBES, where those are asked for.
     """
 
     widths: Sequence[int]
@@ -123,6 +128,7 @@ class Dense(nn.Module):
     dropout: float = 0.0
     first_dropout: float | None = None
     arithmetic: Arithmetic = DEFAULT
+    tapped: bool = False
 
     @nn.compact
     def __call__(self, x: Array, keys: Array | None) -> Array:
@@ -130,7 +136,10 @@ class Dense(nn.Module):
         share = self.dropout if self.first_dropout is None else self.first_dropout
         for number, width in enumerate(self.widths):
             x = drop(x, keys, share, f"{self.name}/{number}")
-            x = self.activation(_layer(width, self.arithmetic)(x))
+            if tapped := self.tapped and number == 0:
+                self.sow(FACTORS, FACTORS, x)
+            x = _layer(width, self.arithmetic)(x)
+            x = self.activation(self.perturb(PROBES, x, PROBES) if tapped else x)
             share = self.dropout
         return x
 

@@ -40,8 +40,8 @@ class Chunked:
                 branches = [_of_bucket(functions.gradient, bucket) for bucket in buckets]
                 updates = updates_made(run, state.adam)
                 found, counters = lax.switch(shape, branches, state.params, state.counters, run, rows, mask, updates)
-                adam = functions.moments(state.adam, found.gradient, found.norm, found.good)
-                params, average = functions.params(state.params, state.average, adam, found.good)
+                params, adam = functions.moments(state.params, state.adam, found)
+                params, average = functions.params(params, state.average, adam, found.good)
                 return TrainState(params, adam, counters, average), None
 
             return lax.scan(step, state, (order, rows, mask))[0]

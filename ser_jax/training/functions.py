@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from ser_jax.training import optimiser, selection
+from ser_jax.training import factored, optimiser, selection
 from ser_jax.training import step as steps
 from ser_jax.training.augmentation import Augmentation
 
@@ -47,7 +47,7 @@ class Functions(NamedTuple):
     Attributes:
       init: key, example → TrainState.
       gradient: See `step.gradient_step`.
-      moments: See `optimiser.update_moments`.
+      moments: params, Adam, Gradient → params, Adam: `optimiser.update_moments`, and whatever parameters move with it.
       params: See `optimiser.update_params`.
       score: See `step.score_step`.
       judge: See `selection.judge`.
@@ -76,6 +76,15 @@ def functions(model: nn.Module, recipe: Recipe, axis: str | None) -> Functions:
     def apply(params: Any, inputs: Any) -> Any:
         return model.apply({"params": params}, inputs)
 
+    differentiate = factored.differentiated(model) if axis is None else None
+    of_update = {"learning_rate": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+
+    def moments(params: Any, adam: optimiser.Adam, found: steps.Gradient) -> tuple[Any, optimiser.Adam]:
+        adam = optimiser.update_moments(adam, *found, clip_norm=recipe.clip_norm)
+        if differentiate is None:
+            return params, adam
+        return factored.update(params, adam, *found, clip_norm=recipe.clip_norm, **of_update)
+
     return Functions(
         init=init,
         gradient=functools.partial(
@@ -84,13 +93,11 @@ def functions(model: nn.Module, recipe: Recipe, axis: str | None) -> Functions:
             axis=axis,
             smoothing=recipe.label_smoothing,
             augmentation=recipe.augmentation,
+            differentiate=differentiate,
         ),
-        moments=functools.partial(optimiser.update_moments, clip_norm=recipe.clip_norm),
+        moments=moments,
         params=functools.partial(
-            optimiser.update_params,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            ema=recipe.ema,
+            optimiser.update_params, **of_update, ema=recipe.ema, moved=factored.is_kernel if differentiate else None
         ),
         score=functools.partial(steps.score_step, apply=apply),
         judge=functools.partial(selection.judge, patience=recipe.patience),

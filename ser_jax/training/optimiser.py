@@ -6,9 +6,11 @@ Kingma and Ba 2015, algorithm 1; the paper names no optimiser. The same mathemat
 It stands here, in two functions, because the update of HSF-CRNN's 7.3 million parameters is what its step costs. On
 the CPU XLA makes one loop per result; in one program the loop of the parameters reads the old moments, which the others
 overwrite, so XLA copies every array first. As two programs, moments before parameters, every loop works in place; also
-behind the gradient in its program, as long as the moments keep the run axis that they come with.
+behind the gradient in its program, as long as the moments keep the run axis that they come with. With the
+package's own kernels that largest one is updated elsewhere: factored.py.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,18 @@ import jax.numpy as jnp
 from ser_jax.arrays.inputs import Array
 
 DECAY1, DECAY2, EPSILON = 0.9, 0.999, 1e-8
+
+
+class Factors(NamedTuple):
+    """A gradient inputsᵀ · slopes that is not written out; see factored.py.
+
+    Attributes:
+      inputs: [B, I].
+      slopes: [B, O].
+    """
+
+    inputs: Array
+    slopes: Array
 
 
 class Adam(NamedTuple):
@@ -41,11 +55,28 @@ def init(params: Any) -> Adam:
 
 def global_norm(gradient: Any) -> Array:
     """Returns the Euclidean norm of all gradients together, [] f32; products sum faster than XLA's reduction does."""
-    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)))
+
+    def square(leaf: Any) -> Array:
+        if isinstance(leaf, Factors):  # ‖XᵀS‖² = Σ (X Xᵀ)(S Sᵀ), element by element
+            return jnp.maximum(jnp.vdot(leaf.inputs @ leaf.inputs.T, leaf.slopes @ leaf.slopes.T), 0)
+        return jnp.vdot(leaf, leaf)
+
+    leaves = jax.tree.leaves(gradient, is_leaf=lambda node: isinstance(node, Factors))
+    return jnp.sqrt(sum(map(square, leaves)))
+
+
+def clip_scale(norm: Array, clip_norm: float) -> Array:
+    """Returns [] f32, by what a gradient of that global norm is multiplied so that it is no longer than `clip_norm`."""
+    return jnp.where(norm < clip_norm, 1, clip_norm / norm)
+
+
+def corrections(count: Array) -> tuple[Array, Array]:
+    """Returns [] f32 each, by what both moments are divided after so many updates: they began at zero."""
+    return 1 - DECAY1**count, 1 - DECAY2**count
 
 
 def update_moments(state: Adam, gradient: Any, norm: Array, good: Array, *, clip_norm: float) -> Adam:
-    """Takes a gradient into the moments.
+    """Takes a gradient into the moments, except where it is given by its factors.
 
     Args:
       state: State of the optimiser.
@@ -57,12 +88,16 @@ def update_moments(state: Adam, gradient: Any, norm: Array, good: Array, *, clip
     Returns:
       The new state.
     """
-    scale = jnp.where(norm < clip_norm, 1, clip_norm / norm)
+    scale = clip_scale(norm, clip_norm)
 
     def first(moment, slope):
+        if isinstance(slope, Factors):
+            return moment
         return jnp.where(good, DECAY1 * moment + (1 - DECAY1) * (slope * scale), moment)
 
     def second(moment, slope):
+        if isinstance(slope, Factors):
+            return moment
         return jnp.where(good, DECAY2 * moment + (1 - DECAY2) * (slope * scale) ** 2, moment)
 
     return Adam(
@@ -73,7 +108,15 @@ def update_moments(state: Adam, gradient: Any, norm: Array, good: Array, *, clip
 
 
 def update_params(
-    params: Any, average: Any, state: Adam, good: Array, *, learning_rate: float, weight_decay: float, ema: float
+    params: Any,
+    average: Any,
+    state: Adam,
+    good: Array,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    ema: float,
+    moved: Callable[[tuple[Any, ...]], bool] | None = None,
 ) -> tuple[Any, Any]:
     """Moves the parameters along the moments of `update_moments`; with `good` False all stay, to the bit.
 
@@ -86,20 +129,22 @@ def update_params(
       weight_decay: Share of a kernel that is taken off per unit of the learning rate (decoupled: Loshchilov and Hutter
         2019); biases stay.
       ema: Decay of the average; in the first updates less, (1 + n) / (10 + n), so that it leaves the initial values.
+      moved: Path of a leaf → whether it has been moved already; None: none has.
 
     Returns:
       The new parameters and their new average.
     """
-    correction1 = 1 - DECAY1**state.count
-    correction2 = 1 - DECAY2**state.count
+    correction1, correction2 = corrections(state.count)
 
-    def move(value, moment1, moment2):
+    def move(path, value, moment1, moment2):
+        if moved is not None and moved(path):
+            return value
         step = (moment1 / correction1) / (jnp.sqrt(moment2 / correction2) + EPSILON)
         if weight_decay and value.ndim > 1:
             step += weight_decay * value
         return jnp.where(good, value - learning_rate * step, value)
 
-    params = jax.tree.map(move, params, state.moment1, state.moment2)
+    params = jax.tree.map_with_path(move, params, state.moment1, state.moment2)
     if average is None:
         return params, None
     kept = jnp.minimum(ema, (1.0 + state.count) / (10.0 + state.count))

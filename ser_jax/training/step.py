@@ -3,6 +3,7 @@
 Nothing here knows of folds, files or devices; `vmap`, `shard_map` and `jit` are applied where the functions are called.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from ser_jax.training.augmentation import Augmentation, vary_frames, vary_hsf
 MOST_BAD_STEPS = 5
 
 Apply = Callable[[Any, Inputs], Array]
+Differentiate = Callable[[Callable[[Array], tuple[Array, Array]], Any, Inputs], tuple[Any, Array]]
 
 
 class Bucket(NamedTuple):
@@ -145,6 +147,13 @@ def cross_entropy(logits: Array, targets: Array, weights: Array, smoothing: floa
     return jnp.sum(jnp.where(weights > 0, losses, 0) * weights)
 
 
+def differentiated(
+    objective: Callable[[Array], tuple[Array, Array]], params: Any, inputs: Inputs, *, apply: Apply
+) -> tuple[Any, Array]:
+    """Returns the gradient of objective(apply(params, inputs))[0], a tree like the parameters, and its [1]."""
+    return jax.grad(lambda params: objective(apply(params, inputs)), has_aux=True)(params)
+
+
 def gradient_step(
     bucket: Bucket,
     params: Any,
@@ -158,6 +167,7 @@ def gradient_step(
     axis: str | None = None,
     smoothing: float = 0.0,
     augmentation: Augmentation | None = None,
+    differentiate: Differentiate | None = None,
 ) -> tuple[Gradient, Counters]:
     """Computes the gradient of one batch of one run.
 
@@ -175,6 +185,7 @@ def gradient_step(
       axis: Name of the mesh axis over which the rows of the batch are spread; None: all of them are here.
       smoothing: See `cross_entropy`.
       augmentation: How the batch is varied; None: not at all.
+      differentiate: Another form of `differentiated`; None: that one.
 
     Returns:
       The gradient of the whole batch, not to be applied where that holds no real row, it is not finite or the run has
@@ -196,11 +207,12 @@ def gradient_step(
     weights = jnp.where(mask, run.class_weights[targets], 0)
     weight, real = _summed((jnp.sum(weights), jnp.sum(mask)), axis)
 
-    def loss(params):
-        total = cross_entropy(apply(params, inputs), targets, weights, smoothing)
+    def loss(logits):
+        total = cross_entropy(logits, targets, weights, smoothing)
         return total / jnp.maximum(weight, jnp.finfo(weight.dtype).tiny), total
 
-    gradient, total = _summed(jax.grad(loss, has_aux=True)(params), axis)
+    differentiate = differentiate or functools.partial(differentiated, apply=apply)
+    gradient, total = _summed(differentiate(loss, params, inputs), axis)
     norm = optimiser.global_norm(gradient)
     work = (real > 0) & counters.active & (counters.bad_steps < MOST_BAD_STEPS)
     finite = jnp.isfinite(norm) & jnp.isfinite(counters.loss_sum + total)

@@ -47,15 +47,16 @@ class Stepwise:
             return *functions.gradient(bucket, params, counters, run, rows[number], mask[number], updates), number + 1
 
         gradients = meshes.over_runs(gradient, mesh, [SHARED, OWN, OWN, OWN, OWN, STEP_ROWS, STEP_ROWS, OWN])
-        moments = meshes.over_runs(functions.moments, mesh, [OWN] * 4, drop=False)
+        moments = meshes.over_runs(functions.moments, mesh, [OWN] * 3, drop=False)
 
         def step(bucket: Bucket, params: Any, rest: Any, run: RunConstants, rows: Any, mask: Any) -> Any:
             adam, counters, number = rest
             updates = updates_made(run, adam)
             found, counters, number = gradients(bucket, params, counters, number, run, rows, mask, updates)
-            return found.good, (moments(adam, found.gradient, found.norm, found.good), counters, number)
+            params, adam = moments(params, adam, found)
+            return found.good, params, (adam, counters, number)
 
-        self._gradient = jax.jit(step, donate_argnums=2)
+        self._gradient = jax.jit(step, donate_argnums=(1, 2))
         self._params = jax.jit(meshes.over_runs(functions.params, mesh, [OWN] * 4, drop=False), donate_argnums=(0, 1))
         self._score = jax.jit(meshes.over_runs(functions.score, mesh, [SHARED, OWN, OWN, ROWS], ROWS))
         self._gradients: list[Any] = []
@@ -94,7 +95,7 @@ class Stepwise:
             number = self._put(np.zeros(rows.shape[1], np.int32), OWN)
             params, average, rest = state.params, state.average, (state.adam, state.counters, number)
             for bucket in order[part].tolist():
-                good, rest = self._gradients[bucket](self.buckets[bucket], params, rest, run, *batches)
+                good, params, rest = self._gradients[bucket](self.buckets[bucket], params, rest, run, *batches)
                 params, average = self._params(params, average, rest[0], good)
                 meshes.settle(self.mesh, params)
                 if self._wait:

@@ -73,14 +73,15 @@ class Streamed:
             return functions.score(batch, params, statistics, jnp.arange(len(batch.targets), dtype=jnp.int32))
 
         gradients = meshes.over_runs(gradient, mesh, [ROWS, OWN, OWN, OWN, ROWS, OWN])
-        moments = meshes.over_runs(functions.moments, mesh, [OWN] * 4, drop=False)
+        moments = meshes.over_runs(functions.moments, mesh, [OWN] * 3, drop=False)
 
         def step(batch: Bucket, params: Any, rest: Any, run: RunConstants, mask: Any) -> Any:
             adam, counters = rest
             found, counters = gradients(batch, params, counters, run, mask, updates_made(run, adam))
-            return found.good, (moments(adam, found.gradient, found.norm, found.good), counters)
+            params, adam = moments(params, adam, found)
+            return found.good, params, (adam, counters)
 
-        self._gradient = jax.jit(step, donate_argnums=2)
+        self._gradient = jax.jit(step, donate_argnums=(1, 2))
         self._params = jax.jit(meshes.over_runs(functions.params, mesh, [OWN] * 4, drop=False), donate_argnums=(0, 1))
         self._score = jax.jit(meshes.over_runs(score, mesh, [ROWS, OWN, OWN], ROWS))
         self._gradients: list[Any] = []
@@ -120,7 +121,7 @@ class Streamed:
         in_flight = collections.deque()
         for bucket, batch, real in zip(order.tolist(), self._batches(Plan(order, rows)), mask, strict=True):
             params, average, rest = state.params, state.average, (state.adam, state.counters)
-            good, rest = self._gradients[bucket](batch, params, rest, run, self._put(real))
+            good, params, rest = self._gradients[bucket](batch, params, rest, run, self._put(real))
             params, average = self._params(params, average, rest[0], good)
             meshes.settle(self.mesh, params)
             state = TrainState(params, rest[0], rest[1], average)

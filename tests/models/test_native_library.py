@@ -15,8 +15,9 @@ pytestmark = pytest.mark.skipif(native_library.compiler() is None, reason="there
 PREPARE = """
 import ser_jax
 from ser_jax.models import native_library, native_parity
+from ser_jax.training import factored
 try:
-    print(native_parity.prepare())
+    print(native_parity.prepare(factored.differences))
 except native_library.UnavailableError as error:
     print('unavailable:', error)
 """
@@ -88,6 +89,14 @@ def test_without_a_compiler(tmp_path):
 def test_a_compiler_that_does_not_work(tmp_path):
     broken = script(tmp_path / "broken", "echo it is broken >&2; exit 1")
     assert prepare(tmp_path, broken) == f"unavailable: the C++ compiler {broken} does not work: it is broken"
+
+
+def test_a_compiler_that_is_no_program(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("what cannot be executed")
+    text.chmod(0o755)
+    said = prepare(tmp_path, text)
+    assert said.startswith(f"unavailable: the C++ compiler {text} does not work: ") and "Exec format error" in said
 
 
 def test_a_compiler_that_is_too_old(tmp_path):
