@@ -5,7 +5,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,6 +73,13 @@ class Started:
     @property
     def running(self) -> bool:
         return self._process.is_alive()
+
+    @property
+    def listens(self) -> bool:
+        """Whether it has a handler of SIGTERM: before that, Python itself is still starting."""
+        status = Path(f"/proc/{self._process.pid}/status")
+        caught = re.search(r"SigCgt:\s+(\w+)", status.read_text() if status.is_file() else "")
+        return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
     def ends_within(self, seconds: float) -> bool:
         self._process.join(seconds)

@@ -1,7 +1,7 @@
 """Runs every test that docs/reliability.md names, the long forms too, and fills its columns "measured".
 
-`make reliability`, or `python tests/reliability.py [--workers=2]`. Writes bench/results/reliability.json; leaves with 1
-if a test fails.
+`make reliability`, or `python tests/reliability.py [--workers=2] [--again]`. Writes bench/results/reliability.json;
+leaves with 1 if a test fails.
 """
 
 import argparse
@@ -69,16 +69,19 @@ def main() -> int:
     """Runs the tests and writes page and figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", default="auto", help="processes, as pytest-xdist's -n")
-    workers = parser.parse_args().workers
+    parser.add_argument("--again", action="store_true", help="only what failed the last time; the rest stays as it was")
+    options = parser.parse_args()
     page = PAGE.read_text()
+    before = json.loads(FIGURES.read_text())["tests"] if options.again else {}
+    names = [name for name, test in before.items() if test["outcome"] == "failed"] or named(page)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figures.json"
         pytest = [sys.executable, "-m", "pytest", "-q", "-m", "long or not long", f"--figures={path}"]
-        distributed = ["-n", workers, "--dist", "worksteal"]
-        code = subprocess.run([*pytest, *distributed, *named(page)], cwd=ROOT).returncode
+        distributed = ["-n", options.workers, "--dist", "worksteal"]
+        code = subprocess.run([*pytest, *distributed, *names], cwd=ROOT).returncode
         if not path.is_file():
             return code
-        figures = {"machine": _machine(), "tests": json.loads(path.read_text())}
+        figures = {"machine": _machine(), "tests": before | json.loads(path.read_text())}
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
     PAGE.write_text(filled(page, figures))
     return code

@@ -35,12 +35,22 @@ def trained(corpus, tmp_path_factory) -> Path:
     return workdir
 
 
-def end_it(start: Callable[[int], Started], record: Callable[[str, object], None], spread: float = SPREAD) -> None:
-    """Starts a command, number after number, and stops it at a random moment; records how long it took to leave."""
+def end_it(
+    start: Callable[[int], Started],
+    record: Callable[[str, object], None],
+    spread: float = SPREAD,
+    reached: Callable[[], bool] = lambda: True,
+) -> None:
+    """Starts a command, number after number, and stops it at a random moment; records how long it took to leave.
+
+    The first is only stopped when it has `reached` what it is about, however slow the machine is.
+    """
     seed = random.SystemRandom().randrange(2**32)
     moments, took = random.Random(seed), []
     for number in range(MOMENTS):
         started, moment = start(number), moments.uniform(0.2, spread)
+        while started.running and not (started.listens and (number or reached())):
+            time.sleep(0.02)
         if started.ends_within(moment):
             assert started.wait().code == 0
             continue
@@ -60,7 +70,8 @@ def test_training(system, corpus, tmp_path, record_property):
     if system == "hsf_crnn":
         pytest.importorskip("opensmile")
     arguments = (*REAL[system], *corpus, f"--workdir={tmp_path}/run")
-    end_it(lambda _: Started(*arguments, "--config.training.epochs=2000"), record_property)
+    metrics = tmp_path / "run/metrics.jsonl"
+    end_it(lambda _: Started(*arguments, "--config.training.epochs=2000"), record_property, reached=metrics.exists)
     assert list((tmp_path / "run/checkpoints").iterdir()), "nothing is lost"
 
 
