@@ -1,7 +1,10 @@
 """docs/reliability.md names tests that exist and shows what `make reliability` has measured."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,9 +58,6 @@ def test_rows_are_filled_with_the_outcomes_of_their_tests():
 
 def test_outcomes_of_all_workers_are_written(tmp_path, pytestconfig):
     """The figures of tests in two processes, one of which records and one of which fails."""
-    import subprocess
-    import sys
-
     (tmp_path / "conftest.py").write_text((Path(__file__).parent / "conftest.py").read_text())
     (tmp_path / "test_x.py").write_text(
         "def test_one(record_property): record_property('measured', '3 kills')\n"
@@ -65,7 +65,9 @@ def test_outcomes_of_all_workers_are_written(tmp_path, pytestconfig):
         "def test_three(): import pytest; pytest.skip('no')\n"
     )
     arguments = ["-q", "-n", "2", "-p", "no:cacheprovider", "--figures=f.json", "test_x.py"]
-    subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=tmp_path, capture_output=True, timeout=300)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}  # what conftest.py imports
+    command = [sys.executable, "-m", "pytest", *arguments]
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=300)
     found = json.loads((tmp_path / "f.json").read_text())
     assert {name: (test["outcome"], test.get("measured")) for name, test in found.items()} == {
         "test_x.py::test_one": ("passed", "3 kills"),
