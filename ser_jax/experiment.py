@@ -17,7 +17,7 @@ from ser_jax.errors import Diverged, UserError
 from ser_jax.evaluation import predictions as prediction_table
 from ser_jax.evaluation import submission
 from ser_jax.evaluation.results import DIVERGED, summarise
-from ser_jax.features.extract import Features, extract
+from ser_jax.features.extract import Engine, Features, extract
 from ser_jax.neural import Neural
 from ser_jax.protocols import registry
 from ser_jax.protocols.protocol import Protocol
@@ -61,8 +61,29 @@ def prepare(config: Config, corpus: Corpus, folder: Path | None) -> Material:
     return Material(protocol, features, corpus.root)
 
 
-def extract_features(config: Config, corpus: Corpus, folder: Path | None) -> Features:
-    """Extracts the features that the system reads; what cannot be used is listed in `folder/rejected.csv`, if any."""
+def extract_features(
+    config: Config,
+    corpus: Corpus,
+    folder: Path | None,
+    *,
+    engine: Engine | None = None,
+    most_bytes: float | None = None,
+) -> Features:
+    """Extracts the features that the system reads; what cannot be used is listed in `folder/rejected.csv`, if any.
+
+    Args:
+      config: The resolved configuration.
+      corpus: The utterances.
+      folder: Folder for the list, or None.
+      engine: What computes; None: this machine.
+      most_bytes: Features that take more stay in the store; None: what the configuration says.
+
+    Returns:
+      The features.
+
+    Raises:
+      UserError: See `features.extract.extract`.
+    """
     f = config.features
     features = extract(
         corpus,
@@ -74,7 +95,8 @@ def extract_features(config: Config, corpus: Corpus, folder: Path | None) -> Fea
         max_seconds=f.max_seconds,
         max_bad_share=f.max_bad_share,
         workers=f.workers,
-        most_bytes=residence.most_feature_bytes(config),
+        most_bytes=residence.most_feature_bytes(config) if most_bytes is None else most_bytes,
+        engine=engine,
         on_rejected=lambda rejected: _report_rejected(folder, rejected),
     )
     for warning in corpus.warnings:

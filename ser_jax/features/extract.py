@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,11 @@ from ser_jax.progress import progress
 log = logging.getLogger(__name__)
 
 _SHOWN = 3  # examples in a message
+# Computes and stores items elsewhere than in this process; see `ray_extract.RayEngine`.
+Engine = Callable[
+    [Sequence[Item], store.FeatureStore, LogMelSettings, float], Generator[tuple[Item, BadAudio | None], None, None]
+]
+
 _BYTES_PER_SECOND = 2 * audio.SAMPLE_RATE  # to compare the length of a span with the size of a file
 
 
@@ -78,6 +83,7 @@ def extract(
     max_bad_share: float,
     workers: int,
     most_bytes: float = math.inf,
+    engine: Engine | None = None,
     on_rejected: Callable[[tuple[Rejection, ...]], None] | None = None,
 ) -> Features:
     """Computes the features of a corpus, or reads them from the store.
@@ -96,6 +102,7 @@ def extract(
       max_bad_share: Largest share of the listed rows that may be unusable, in [0, 1].
       workers: Threads or processes; 0 for one per available core.
       most_bytes: Features that take more stay in the store until they are asked for.
+      engine: What computes; None: threads or processes of this machine.
       on_rejected: Called once with all rejections known, before this function returns and before it raises because of
         the recordings, a full disk, dead workers or Ctrl-C.
 
@@ -129,6 +136,9 @@ def extract(
         work = functools.partial(extract_one, store_root=store_root, settings=settings, max_seconds=max_seconds)
 
         def compute(todo: list[Item]) -> None:
+            if engine is not None:
+                _follow(engine(todo, feature_store, settings, max_seconds), len(todo), outcomes)
+                return
             processes = any("hsf" in item.keys for item in todo)
             _compute(work, todo, cores, processes=processes, outcomes=outcomes)
 
@@ -142,7 +152,7 @@ def extract(
         done = [name for name, error in outcomes.items() if error is None]
         outcomes |= _wrong_length(arrays, max_seconds, outcomes)
     finally:
-        new = tuple(_rejection(u, error) for u in corpus.utterances if (error := bad(u)) is not None)
+        new = tuple(rejection(u, error) for u in corpus.utterances if (error := bad(u)) is not None)
         rejected = corpus.rejected + new
         if on_rejected is not None:
             on_rejected(rejected)
@@ -222,6 +232,17 @@ def _items(
     return items
 
 
+def _follow(
+    results: Generator[tuple[Item, BadAudio | None], None, None], total: int, outcomes: dict[str, BadAudio | None]
+) -> None:
+    """Fills `outcomes` as an engine finishes items."""
+    if total:
+        with progress("extracting", total, "files") as advance, contextlib.closing(results):
+            for item, error in results:
+                outcomes[item.name] = error
+                advance()
+
+
 def _compute(
     work: Callable[[Item], BadAudio | None],
     items: Iterable[Item],
@@ -270,7 +291,8 @@ def _wrong_length(
     return wrong
 
 
-def _rejection(utterance: Utterance, error: BadAudio) -> Rejection:
+def rejection(utterance: Utterance, error: BadAudio) -> Rejection:
+    """Returns the row of `rejected.csv` for a bad recording or span."""
     span = utterance.start is not None or utterance.end is not None
     detail = f"{utterance.id}: {error.detail}" if span else error.detail
     return Rejection(utterance.file, None, error.reason, detail)

@@ -53,15 +53,22 @@ def extract_one(item: Item, store_root: Path, settings: LogMelSettings, max_seco
     Raises:
       UserError: If the store cannot be written.
     """
-    try:
-        recording = audio.decode(item.path, item.start, item.end, max_seconds=max_seconds)
-        computed = {kind: compute_kind(kind, recording, settings) for kind in item.keys}
-    except BadAudio as error:
-        return error
+    found = compute_one(item, settings, max_seconds)
+    if isinstance(found, BadAudio):
+        return found
     feature_store = FeatureStore(store_root)
     for kind, key in item.keys.items():
-        feature_store.put(key, computed[kind])
+        feature_store.put(key, found[kind])
     return None
+
+
+def compute_one(item: Item, settings: LogMelSettings, max_seconds: float) -> dict[str, np.ndarray] | BadAudio:
+    """Decodes a recording once; returns kind → array for the wanted kinds, or why the recording is bad."""
+    try:
+        recording = audio.decode(item.path, item.start, item.end, max_seconds=max_seconds)
+        return {kind: compute_kind(kind, recording, settings) for kind in item.keys}
+    except BadAudio as error:
+        return error
 
 
 def compute_kind(kind: str, recording: audio.Recording, settings: LogMelSettings) -> np.ndarray:

@@ -65,6 +65,20 @@ def key(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def encode(key: str, array: np.ndarray) -> bytes:
+    """Returns the entry of a key as it lies on disk: the array as a .npy file, then the digest.
+
+    Raises:
+      ValueError: If the array holds anything but plain numbers.
+    """
+    if array.dtype.kind not in _PLAIN:
+        raise ValueError(f"an array of {array.dtype}: the store keeps plain numbers")
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    payload = buffer.getvalue()
+    return payload + _digest(key, payload)
+
+
 class FeatureStore:
     """A folder of arrays; any number of processes may use it at once.
 
@@ -145,15 +159,18 @@ class FeatureStore:
           UserError: If the disk is full or the folder cannot be written.
           ValueError: If the array holds something else.
         """
-        if array.dtype.kind not in _PLAIN:
-            raise ValueError(f"an array of {array.dtype}: the store keeps plain numbers")
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        payload = buffer.getvalue()
+        self.put_encoded(key, encode(key, array))
+
+    def put_encoded(self, key: str, blob: bytes) -> None:
+        """Writes an entry that `encode` made, perhaps elsewhere; see `put`.
+
+        Raises:
+          UserError: If the disk is full or the folder cannot be written.
+        """
         path = self.path(key)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            self._write(path, payload + _digest(key, payload))
+            self._write(path, blob)
         except OSError as error:
             raise _refused("cannot write", path, error) from error
 
