@@ -18,7 +18,7 @@ from ser_jax.errors import EXIT_HOST_LOST, UserError
 from ser_jax.training import hosts
 
 ABORTED = -signal.SIGABRT  # how a fork tells of 134
-EPOCHS = "--config.training.epochs=40"
+EPOCHS = "--config.training.epochs=400"  # long enough for both to be in the middle of them at once
 TIMEOUT = 24.0  # s; a process that is silent for a third of it is taken as dead
 pytestmark = pytest.mark.xdist_group("hosts")
 

@@ -73,11 +73,11 @@ def test_an_epoch_of_steps_is_one_program_on_accelerators(platform, dispatch, ch
 def test_own_kernels_train_on_a_cpu_in_float32(changes, native, made, monkeypatch, caplog):
     """There is no compiler to be had on some machines; then XLA trains, and says so."""
     caplog.set_level("INFO")
-    monkeypatch.setattr(machinery.native_parity, "prepare", lambda: "cc 1")
+    monkeypatch.setattr(machinery.native_parity, "prepare", lambda of_training: "cc 1")
     assert made(**{"kernels": "auto"} | changes)[0].arithmetic.native == native
     assert ("kernels compiled by cc 1" in caplog.text) == native
 
-    def fails():
+    def fails(of_training):
         raise UnavailableError("no compiler")
 
     monkeypatch.setattr(machinery.native_parity, "prepare", fails)

@@ -136,7 +136,7 @@ class Dense(nn.Module):
         share = self.dropout if self.first_dropout is None else self.first_dropout
         for number, width in enumerate(self.widths):
             x = drop(x, keys, share, f"{self.name}/{number}")
-            if tapped := self.tapped and number == 0:
+            if tapped := self.tapped and number == 0 and not self.is_initializing():
                 self.sow(FACTORS, FACTORS, x)
             x = _layer(width, self.arithmetic)(x)
             x = self.activation(self.perturb(PROBES, x, PROBES) if tapped else x)
