@@ -53,6 +53,7 @@ class Group:
     def __init__(self, config: Config, dataset: Dataset, protocol: Protocol, devices: list[Any], runs: int):
         """Compiles the programs of as many of the runs as the package trains at once, and draws their parameters."""
         self._programs = machinery.make_programs(config, dataset, protocol, devices, runs)
+        self._programs.wait()
         self.size, self.chunk = self._programs.size, self._programs.chunk
         self._batch_size, self._sha256, fold = config.training.batch_size, protocol.sha256, protocol.folds[0]
         self._rows = dataset.rows(fold.train)

@@ -19,6 +19,7 @@ from unittest import mock
 import measure
 
 from ser_jax.config import get_config
+from ser_jax.cores import available_cores
 from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.features import extract, ray_cluster, workers
 from ser_jax.features.logmel import LogMelSettings
@@ -73,7 +74,7 @@ def main() -> None:
     files = sorted(path.name for path in flags.folder.glob("*.wav"))[: flags.files]
     corpus = Corpus("bench", flags.folder, tuple(Utterance(name, name, label="sad") for name in files), "none", {})
     result = measure.environment("ser_jax", "ray", "numpy", "opensmile") | {"files": len(files), "kinds": {}}
-    cores = workers.available_cores()
+    cores = available_cores()
     with ray_cluster.joined() as cluster:
         engines = {"local": None, "ray": RayEngine(cluster)}
         for kind, hsf in (("log-mel", False), ("log-mel and functionals", True)):

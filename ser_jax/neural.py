@@ -54,18 +54,22 @@ class Neural:
         self.parameters = p.parameters
         self.compile_seconds = p.seconds
         log.info(
-            "compiled %d shapes in %.1f s, padding %.2f, %d runs at once on %d of %d %s devices (mesh %s), "
-            "%d steps a call",
-            *(len(self.dataset.buckets), p.seconds, self.dataset.padding_ratio, p.size),
+            "%d shapes, padding %.2f, %d runs at once on %d of %d %s devices (mesh %s), %d steps a call",
+            *(len(self.dataset.buckets), self.dataset.padding_ratio, p.size),
             *(p.mesh.size, len(devices), devices[0].device_kind, dict(p.mesh.shape), p.chunk),
         )
 
     def train(self, runs: list[Run], workdir: Path, description: dict[str, Any], folder: Path | None = None) -> None:
         """Trains what is not trained yet; see `fit.Trainer.train`."""
-        Trainer(
+        trainer = Trainer(
             *(self._protocol, self.dataset, self.programs, self._settings, workdir, description),
             *(calibration.fit_temperature, folder),
-        ).train(runs)
+        )
+        try:
+            trainer.train(runs)
+        except BaseException:
+            self.programs.stop_compiling()
+            raise
 
     def scores(self, models: Sequence[Path], utterances: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns logits."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mutants import BATCH, Batch, mutant, outcomes
 
-from ser_jax.features.workers import available_cores
+from ser_jax.cores import available_cores
 
 
 def main() -> int:

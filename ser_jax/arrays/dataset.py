@@ -5,6 +5,7 @@ The arrays are in memory, or they are read and padded row by row when rows are a
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ser_jax.arrays import buckets, padding, standardise
 from ser_jax.arrays.inputs import Channel, Inputs, covered_frames
 from ser_jax.arrays.rows import Rows
 from ser_jax.arrays.source import Source, of_frames, of_waves
+from ser_jax.cores import available_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Dataset:
 
     def loaded(self) -> "Dataset":
         """Returns the same dataset with all rows in memory."""
-        return dataclasses.replace(self, buckets=tuple(Inputs(*map(_loaded, inputs)) for inputs in self.buckets))
+        with ThreadPoolExecutor(available_cores()) as pool:  # It is mostly the kernel that works, to provide memory.
+            loaded = pool.map(lambda inputs: Inputs(*map(_loaded, inputs)), self.buckets)
+            return dataclasses.replace(self, buckets=tuple(loaded))
 
     @property
     def padding_ratio(self) -> float:

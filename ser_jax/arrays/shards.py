@@ -23,6 +23,7 @@ from ser_jax import strict_json
 from ser_jax.arrays.rows import Rows
 from ser_jax.arrays.source import Source
 from ser_jax.arrays.standardise import BandSums
+from ser_jax.cores import available_cores
 from ser_jax.errors import UserError
 from ser_jax.progress import progress
 
@@ -214,7 +215,7 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
 
     with (
         progress("checking shards", sum(file["bytes"] for file in files.values()) / 1e6, "MB") as advance,
-        concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        concurrent.futures.ThreadPoolExecutor(available_cores()) as pool,
     ):
         jobs = [pool.submit(check, name) for name in files]
         try:

@@ -20,6 +20,7 @@ import numpy as np
 
 from ser_jax import atomic
 from ser_jax.baselines import svm
+from ser_jax.cores import available_cores
 from ser_jax.errors import UserError
 from ser_jax.features import workers
 from ser_jax.progress import progress
@@ -50,7 +51,7 @@ class SVM:
         self.protocol = protocol
         self.hsf = hsf
         self.settings = settings
-        self.cores = cores or workers.available_cores()
+        self.cores = cores or available_cores()
         self.devices = f"{self.cores} x cpu"
         self.parameters = len(protocol.classes) * (hsf.shape[1] + 1)
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ser_jax.cores import available_cores
 from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.features import audio, pcm
 from ser_jax.features.bad_audio import BadAudio
 from ser_jax.features.header import content_sha256
-from ser_jax.features.workers import WorkerDied, available_cores, run
+from ser_jax.features.workers import WorkerDied, run
 from ser_jax.progress import progress
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ser_jax.cores import available_cores
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
 from ser_jax.errors import UserError
 from ser_jax.features import audio, entries, store
@@ -25,7 +26,7 @@ from ser_jax.features.header import content_sha256
 from ser_jax.features.hsf import require_opensmile, store_settings
 from ser_jax.features.item import Item, extract_one
 from ser_jax.features.logmel import LogMelSettings
-from ser_jax.features.workers import WorkerDied, available_cores, run
+from ser_jax.features.workers import WorkerDied, run
 from ser_jax.progress import progress
 
 log = logging.getLogger(__name__)

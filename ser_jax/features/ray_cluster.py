@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from ser_jax.cores import available_cores
 from ser_jax.errors import UserError
-from ser_jax.features.workers import available_cores
 
 _STORE_BYTES, _STORE_BYTES_PER_WORKER = 128 * 2**20, 16 * 2**20  # of results that wait to be written
 _ADDRESS = re.compile(r"auto|[^\s/]+:\d+")

@@ -33,13 +33,6 @@ class WorkerDied(Exception):
         self.jobs = jobs
 
 
-def available_cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: what a scheduler or container has assigned
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def run(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, *, processes: bool
 ) -> Generator[tuple[Job, Result], None, None]:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import datetime
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ser_jax import atomic, strict_json
+from ser_jax.cores import available_cores
 from ser_jax.evaluation import finished, formats, groups
 from ser_jax.evaluation.finished import FinishedRun
 from ser_jax.evaluation.predictions import read_predictions
@@ -112,7 +112,7 @@ def _score(column: Column, run: FinishedRun, workdir: Path) -> dict[str, Any]:
 
 def _made(found: Sequence[dict[str, str]]) -> str:
     versions = sorted({f"ser_jax {v['ser_jax']}, Python {v['python']}, jax {v['jax']}" for v in found})
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     return f"{datetime.date.today().isoformat()}, a machine with {cores} CPU cores; {'; '.join(versions)}."
 
 

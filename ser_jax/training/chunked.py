@@ -5,6 +5,7 @@ the same shape in the same step, so the switch is a real branch.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,9 +14,12 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ser_jax.training import mesh as meshes
+from ser_jax.training.compiling import Compiling
 from ser_jax.training.functions import Functions
 from ser_jax.training.mesh import OWN, SHARED, STEP_ROWS, STEPS_OF_RUN
 from ser_jax.training.step import Bucket, RunConstants, TrainState, updates_made
+
+SCORING, TRAINING = 0, 1  # numbers of the programs
 
 
 class Chunked:
@@ -59,11 +63,11 @@ class Chunked:
             meshes.over_runs(train, mesh, [SHARED, OWN, OWN, SHARED, STEP_ROWS, STEP_ROWS]), donate_argnums=1
         )
         self._score = jax.jit(meshes.over_runs(score, mesh, [SHARED, OWN, OWN, SHARED, STEP_ROWS], STEPS_OF_RUN))
-        self._training: Any = None
-        self._scoring: Any = None
 
-    def compile(self, pool: Any, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool) -> None:
-        """Compiles training and scoring at the same time; arguments as for `Stepwise.compile`."""
+    def compile(
+        self, pool: ThreadPoolExecutor, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
+    ) -> list[Compiling]:
+        """See `Stepwise.compile`; a program holds all buckets, so there is one for training and one for scoring."""
 
         def shape(sizes: tuple[int, ...], kind: Any, spec: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(sizes, kind, sharding=meshes.place(self.mesh, spec))
@@ -72,19 +76,19 @@ class Chunked:
         rows, mask = (shape((self.chunk, *batch), kind, STEP_ROWS) for kind in (np.int32, np.bool_))
 
         def train() -> Any:
-            return self._train.lower(self.buckets, state, run, order, rows, mask).compile()
+            return self._train.lower(self.buckets, state, run, order, rows, mask)
 
         def score() -> Any:
-            return self._score.lower(self.buckets, state.params, run.statistics, order, rows).compile()
+            return self._score.lower(self.buckets, state.params, run.statistics, order, rows)
 
-        jobs = [pool.submit(job) for job in ([score, train] if training else [score])]
-        self._scoring, self._training = jobs[0].result(), jobs[-1].result()
+        self._programs = Compiling(pool, lambda lower: lower(), [score, train] if training else [score])
+        return [self._programs]
 
     def train(self, state: TrainState, run: RunConstants, order: Any, rows: Any, mask: Any) -> TrainState:
         """See `Programs.train`; what is missing to a whole chunk are steps without work."""
         for start in range(0, len(order), self.chunk):
             part = slice(start, start + self.chunk)
-            state = self._training(self.buckets, state, run, *self._put(order[part], rows[part], mask[part]))
+            state = self._programs[TRAINING](self.buckets, state, run, *self._put(order[part], rows[part], mask[part]))
             meshes.settle(self.mesh, state)
         return state
 
@@ -93,7 +97,7 @@ class Chunked:
         found = []
         for start in range(0, len(order), self.chunk):
             part = slice(start, start + self.chunk)
-            found.append(self._scoring(self.buckets, params, statistics, *self._put(order[part], rows[part])))
+            found.append(self._programs[SCORING](self.buckets, params, statistics, *self._put(order[part], rows[part])))
         return tuple(found)
 
     def _put(self, order: np.ndarray, *batches: np.ndarray) -> Any:

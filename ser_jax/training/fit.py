@@ -169,7 +169,7 @@ class Trainer:
             order, rows, mask = self.feed.epoch(group.runs, active, group.epoch)
             self.programs.announce(order[group.step :], rows[group.step :])
             while group.step < len(order):
-                part = slice(group.step, group.step + self.programs.chunk)
+                part = slice(group.step, group.step + self.programs.next_chunk())
                 group.state = self.programs.train(group.state, group.constants, order[part], rows[part], mask[part])
                 group.step = min(part.stop, len(order))
                 if watch.received is not None:

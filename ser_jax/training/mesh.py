@@ -5,7 +5,6 @@ on two cores, and XLA's convolution is ten times slower inside a loop. On an acc
 `vmap`. Devices are first given runs, which need no communication; what is left over splits the rows of every batch.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ser_jax.cores import available_cores
 from ser_jax.errors import UserError
 
 RUN, DATA = "run", "data"
@@ -39,7 +39,7 @@ def start_devices(count: int) -> list[Any]:
       UserError: If there are fewer devices than asked for.
     """
     try:
-        jax.config.update("jax_num_cpu_devices", count or len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", count or available_cores())
     except RuntimeError:
         pass  # The backend runs already, with the devices it has.
     devices = jax.local_devices()
@@ -125,4 +125,6 @@ def over_runs(
         ]
         return jax.tree.map(lambda leaf: jax.numpy.expand_dims(leaf, out_axis), function(*alone))
 
+    if mesh.size == 1:
+        return local
     return jax.shard_map(local, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_spec, check_vma=False)

@@ -1,9 +1,8 @@
 """The compiled programs of a group of runs and the data they read, ready before the first step."""
 
 import functools
-import os
+import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ser_jax.arrays.dataset import Dataset
+from ser_jax.training import compiling, selection
 from ser_jax.training import mesh as meshes
-from ser_jax.training import selection
 from ser_jax.training import step as steps
 from ser_jax.training.chunked import Chunked
 from ser_jax.training.functions import Recipe, functions
@@ -27,7 +26,10 @@ def use_compilation_cache(folder: Path) -> None:
     """Keeps compiled programs in `folder` (private to the user), so that the next start compiles nothing."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+log = logging.getLogger(__name__)
 
 
 class Programs:
@@ -37,10 +39,10 @@ class Programs:
       mesh: Mesh with the axes "run" and "data".
       size: Runs in a group.
       recipe: How the system is trained.
-      chunk: Training steps that are handed over at once.
+      chunk: Training steps that are handed over at once, when everything is compiled.
       score_chunk: Batches whose logits come together.
       late: By how many epochs results may be fetched late.
-      seconds: Wall time of compilation.
+      seconds: Wall time until the programs could be used; most are still being compiled then.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Programs:
         split_rows: bool = True,
         long_steps: bool = False,
     ):
-        """Puts the data on the devices and compiles the programs of every bucket.
+        """Puts the data on the devices and begins to compile the programs of every bucket.
 
         Args:
           model: The system.
@@ -95,14 +97,36 @@ class Programs:
             self._engine = Stepwise(self.mesh, buckets, of_run, long_steps)
         self.chunk, self.score_chunk, self.late = self._engine.chunk, self._engine.score_chunk, self._engine.late
 
-        begin = time.monotonic()
+        self._begin = time.monotonic()
         self.state_shape = self._group_shape(jax.eval_shape(self._init, jax.random.key(0), self._example))
         statistics = dataset.device_statistics(dataset.statistics(dataset.utterances(0)[:1]))
         key = np.zeros(2, np.uint32) if recipe.draws else None
         run_shape = self._group_shape(steps.RunConstants(statistics, np.zeros(classes, np.float32), key))
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            self._engine.compile(pool, self.state_shape, run_shape, (size, batch_size), training)
-        self.seconds = time.monotonic() - begin
+        pool = compiling.threads()
+        self._compiling = self._engine.compile(pool, self.state_shape, run_shape, (size, batch_size), training)
+        pool.shutdown(wait=False)  # The threads end when nothing is left to compile.
+        self._compiled = False
+        self.seconds = time.monotonic() - self._begin
+
+    def next_chunk(self) -> int:
+        """Returns how many training steps to hand over next.
+
+        As long as programs are being compiled it is one, so that a signal waits for one of them and not for all.
+        """
+        if not self._compiled and all(part.ended for part in self._compiling):
+            self._compiled = True
+            log.info("compiled %d programs in %.1f s", sum(map(len, self._compiling)), time.monotonic() - self._begin)
+        return self.chunk if self._compiled else 1
+
+    def wait(self) -> None:
+        """Returns when all programs are compiled."""
+        for part in self._compiling:
+            part.wait()
+
+    def stop_compiling(self) -> None:
+        """Drops what is not being compiled yet, so that the process may leave."""
+        for part in self._compiling:
+            part.cancel()
 
     def announce(self, order: np.ndarray, rows: np.ndarray) -> None:
         """Says which batches `train` will be given next, so that those of streamed data are read ahead."""
@@ -175,9 +199,10 @@ class Programs:
         Args:
           keys: One number per run, from which its parameters are drawn.
         """
-        states = [jax.device_get(self._init(jax.random.key(key), self._example)) for key in keys]
-        state = self.put(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
-        return state, self._first(state.params)
+        with compiling.tracing:  # Nothing can begin before this.
+            states = [jax.device_get(self._init(jax.random.key(key), self._example)) for key in keys]
+            state = self.put(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
+            return state, self._first(state.params)
 
     @functools.cached_property
     def parameters(self) -> int:

@@ -6,6 +6,7 @@ than the call.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ser_jax.training import mesh as meshes
+from ser_jax.training.compiling import Compiling
 from ser_jax.training.functions import Functions
 from ser_jax.training.mesh import OWN, ROWS, SHARED, STEP_ROWS
 from ser_jax.training.step import Bucket, RunConstants, TrainState, updates_made
@@ -59,33 +61,36 @@ class Stepwise:
         self._gradient = jax.jit(step, donate_argnums=(1, 2))
         self._params = jax.jit(meshes.over_runs(functions.params, mesh, [OWN] * 4, drop=False), donate_argnums=(0, 1))
         self._score = jax.jit(meshes.over_runs(functions.score, mesh, [SHARED, OWN, OWN, ROWS], ROWS))
-        self._gradients: list[Any] = []
-        self._scores: list[Any] = []
 
-    def compile(self, pool: Any, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool) -> None:
-        """Compiles the programs of every bucket, several at a time.
+    def compile(
+        self, pool: ThreadPoolExecutor, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
+    ) -> list[Compiling]:
+        """Begins to compile the programs of every bucket; each may be used as soon as it is there.
 
         Args:
-          pool: An executor.
+          pool: Threads.
           state: Shapes of a group's state.
           run: Shapes of the runs' constants.
           batch: Runs R and rows B.
           training: Whether to compile what training needs, too.
+
+        Returns:
+          What is being compiled.
         """
         options = meshes.compiler_options(self.mesh)
         rows, mask = (self._shape((self.chunk, *batch), kind, STEP_ROWS) for kind in (np.int32, np.bool_))
         rest = state.adam, state.counters, self._shape(batch[:1], np.int32, OWN)
 
         def gradient(bucket: Bucket) -> Any:
-            return self._gradient.lower(bucket, state.params, rest, run, rows, mask).compile(options)
+            return self._gradient.lower(bucket, state.params, rest, run, rows, mask)
 
         def score(bucket: Bucket) -> Any:
             scored = self._shape(batch, np.int32, ROWS)
-            return self._score.lower(bucket, state.params, run.statistics, scored).compile(options)
+            return self._score.lower(bucket, state.params, run.statistics, scored)
 
-        gradients = pool.map(gradient, self.buckets if training else [])
-        scores = pool.map(score, self.buckets)
-        self._gradients, self._scores = list(gradients), list(scores)
+        self._gradients = Compiling(pool, gradient, self.buckets if training else [], options)
+        self._scores = Compiling(pool, score, self.buckets, options)
+        return [self._gradients, self._scores]
 
     def train(self, state: TrainState, run: RunConstants, order: Any, rows: Any, mask: Any) -> TrainState:
         """See `Programs.train`."""

@@ -8,6 +8,7 @@ of the plan, whatever thread is first, and reading may begin at any step.
 import collections
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 
 from ser_jax.arrays import padding
 from ser_jax.training import mesh as meshes
+from ser_jax.training.compiling import Compiling
 from ser_jax.training.functions import Functions
 from ser_jax.training.mesh import OWN, ROWS
 from ser_jax.training.step import Bucket, RunConstants, TrainState, take, updates_made
@@ -84,13 +86,13 @@ class Streamed:
         self._gradient = jax.jit(step, donate_argnums=(1, 2))
         self._params = jax.jit(meshes.over_runs(functions.params, mesh, [OWN] * 4, drop=False), donate_argnums=(0, 1))
         self._score = jax.jit(meshes.over_runs(score, mesh, [ROWS, OWN, OWN], ROWS))
-        self._gradients: list[Any] = []
-        self._scores: list[Any] = []
         self._announced, self._place = Plan(np.zeros(0, np.int64), np.zeros((0, 0, 0), np.int32)), 0
         self._reading: Any = None
 
-    def compile(self, pool: Any, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool) -> None:
-        """Compiles the programs of every bucket, several at a time; arguments as for `Stepwise.compile`."""
+    def compile(
+        self, pool: ThreadPoolExecutor, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
+    ) -> list[Compiling]:
+        """See `Stepwise.compile`."""
         options = meshes.compiler_options(self.mesh)
         rows = meshes.place(self.mesh, ROWS)
         mask = jax.ShapeDtypeStruct(batch, np.bool_, sharding=rows)
@@ -102,14 +104,14 @@ class Streamed:
 
         def gradient(bucket: Bucket) -> Any:
             rest = state.adam, state.counters
-            return self._gradient.lower(shape(bucket), state.params, rest, run, mask).compile(options)
+            return self._gradient.lower(shape(bucket), state.params, rest, run, mask)
 
         def score(bucket: Bucket) -> Any:
-            return self._score.lower(shape(bucket), state.params, run.statistics).compile(options)
+            return self._score.lower(shape(bucket), state.params, run.statistics)
 
-        gradients = pool.map(gradient, self.buckets if training else [])
-        scores = pool.map(score, self.buckets)
-        self._gradients, self._scores = list(gradients), list(scores)
+        self._gradients = Compiling(pool, gradient, self.buckets if training else [], options)
+        self._scores = Compiling(pool, score, self.buckets, options)
+        return [self._gradients, self._scores]
 
     def announce(self, order: np.ndarray, rows: np.ndarray) -> None:
         """Says which batches `train` will be given from here on, chunk by chunk, so that they are read ahead."""

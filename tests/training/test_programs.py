@@ -1,7 +1,9 @@
 """The compiled programs of a group: what each run gives alone (R12), compiled once (R17)."""
 
 import functools
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 import tiny
 
 from ser_jax.training import step as steps
+from ser_jax.training.compiling import Compiling
 
 STEPS = 30
 LEARNING_RATE = 1e-3  # the default, for which 1e-5 is promised
@@ -196,3 +199,19 @@ def test_one_compilation_per_shape_and_none_later(devices, chunk, ahead, lazily,
         assert compiled == []
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_signal_waits_for_one_program_and_not_for_all(caplog):
+    """As long as any is being compiled, steps are handed over one by one."""
+    caplog.set_level("INFO")
+    programs = tiny.new_programs(1, 1)
+    programs.chunk = 5
+    assert programs.next_chunk() == 5 and "compiled 6 programs in" in caplog.text
+    with ThreadPoolExecutor(1) as pool:
+        go_on = threading.Event()
+        programs._compiling.append(Compiling(pool, lambda _: go_on.wait(10) and jax.jit(abs).lower(1.0), [None]))
+        programs._compiled = False
+        assert [programs.next_chunk() for _ in range(3)] == [1] * 3
+        go_on.set()
+        programs.wait()
+    assert programs.next_chunk() == 5

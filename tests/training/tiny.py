@@ -133,6 +133,7 @@ def new_programs(
         chunk=chunk,
         training=True,
     )
+    made.wait()  # Tests count and compare what happens after that.
     if not chunk:
         made.chunk = 1  # The loop hands over step by step, so that tests may interrupt it after any.
     return made

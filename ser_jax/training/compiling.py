@@ -1,0 +1,66 @@
+"""Programs that threads compile while the first ones already run."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from ser_jax.cores import available_cores
+
+tracing = threading.Lock()  # It is Python: several at a time would share one core, and each be as late as all.
+
+
+class Compiling:
+    """Programs by number, such as one per bucket, each there as soon as it is compiled.
+
+    One that is asked for before a thread has begun with it is compiled at once by whoever asks, so that work starts
+    after one compilation and not after all of them.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, lower: Callable[[Any], Any], of: Sequence[Any], options: Any = None):
+        """Has the programs compiled by the threads of a pool.
+
+        Args:
+          pool: Threads.
+          lower: Given an element of `of`, returns a program as `jax.jit(…).lower` does.
+          of: What the programs are made of.
+          options: XLA's, for all of them.
+        """
+        self._lower, self._of, self._options = lower, of, options
+        self._jobs = [pool.submit(self._compile, one) for one in of]
+
+    def _compile(self, one: Any) -> Any:
+        with tracing:
+            lowered = self._lower(one)
+        return lowered.compile(self._options)
+
+    def __len__(self) -> int:
+        """Returns the number of programs."""
+        return len(self._jobs)
+
+    def __getitem__(self, number: int) -> Any:
+        """Returns a program; raises what compiling it has raised."""
+        if self._jobs[number].cancel():
+            self._jobs[number] = Future()
+            self._jobs[number].set_result(self._compile(self._of[number]))
+        return self._jobs[number].result()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to compile."""
+        return all(job.done() for job in self._jobs)
+
+    def cancel(self) -> None:
+        """Drops what no thread has begun; it is compiled if it is asked for after all."""
+        for job in self._jobs:
+            job.cancel()
+
+    def wait(self) -> None:
+        """Returns when all programs are there."""
+        for number in range(len(self._jobs)):
+            self[number]
+
+
+def threads() -> ThreadPoolExecutor:
+    """Returns as many threads as this process has cores."""
+    return ThreadPoolExecutor(available_cores(), thread_name_prefix="compile")
