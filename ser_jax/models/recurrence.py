@@ -59,16 +59,18 @@ def resume(
     recurrent_kernel: Array,
     bias: Array,
     *,
+    restart: Array | None = None,
     arithmetic: Arithmetic = DEFAULT,
 ) -> tuple[Array, State]:
     """Goes on with a sequence whose earlier steps `lstm` or `resume` has run; its gradient is not meant to be taken.
 
     Args:
-      inputs: [B, T, I], the next steps.
+      inputs: [B, T, I], the next steps; [1, T, I] if all rows read the same.
       state: After the step before them; zeros at the beginning.
       kernel: [I, 4 H].
       recurrent_kernel: [H, 4 H].
       bias: [4 H].
+      restart: [T, B] bool, the rows that begin anew with a step, from a state of zeros; None: none.
       arithmetic: As of `lstm`; never the kernels of this package.
 
     Returns:
@@ -76,11 +78,14 @@ def resume(
     """
     projected = add_bias(product(jnp.swapaxes(inputs, 0, 1), kernel, arithmetic.operands), bias)
 
-    def step(state, z):
+    def step(state, now):
+        z, anew = now
+        if anew is not None:
+            state = State(*(jnp.where(anew[:, None], 0, values) for values in state))
         state, _ = _step(state, z, recurrent_kernel, arithmetic.operands)
         return state, state.hidden
 
-    state, hidden = lax.scan(step, state, projected)
+    state, hidden = lax.scan(step, state, (projected, restart))
     return jnp.swapaxes(hidden, 0, 1), state
 
 

@@ -54,14 +54,20 @@ class CRNN(nn.Module):
 
     @nn.compact
     def hidden(
-        self, values: Array, length: Array, state: recurrence.State | None = None
+        self,
+        values: Array,
+        length: Array,
+        state: recurrence.State | None = None,
+        restart: Array | None = None,
     ) -> tuple[Array, recurrence.State | None]:
         """Computes the hidden state after every segment; what `__call__` pools.
 
         Args:
           values: As of `__call__`.
           length: As of `__call__`.
-          state: Where the recurrence goes on, for rows that are all real; None: at the beginning.
+          state: Where the recurrence goes on, for rows that are all real; None: at the beginning. One row of values may
+            be read by several rows of the state.
+          restart: See `recurrence.resume`.
 
         Returns:
           [B, T, H], and the state after the last segment, None if none was given.
@@ -90,7 +96,7 @@ class CRNN(nn.Module):
         )
         if state is None:
             return recurrence.lstm(features, *weights, arithmetic=self.arithmetic), None
-        return recurrence.resume(features, state, *weights, arithmetic=self.arithmetic)
+        return recurrence.resume(features, state, *weights, restart=restart, arithmetic=self.arithmetic)
 
     def _count(self, length: Array) -> Array:
         return segment_count(length, *self.channel)

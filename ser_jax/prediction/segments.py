@@ -20,6 +20,7 @@ from ser_jax.errors import UserError
 from ser_jax.models import build
 from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.models.recurrence import State
+from ser_jax.prediction.pool import ROWS
 from ser_jax.training import scoring
 from ser_jax.training.model_files import Model
 from ser_jax.training.programs import use_compilation_cache
@@ -79,24 +80,29 @@ class SegmentNetwork:
         self._compile(config.features.bands)
 
     def start(self) -> list[State]:
-        """Returns the state of every channel before its first segment."""
-        zeros = jax.device_put(np.zeros((self._size[0], 1, self._size[1]), np.float32))
+        """Returns the state of every channel before its first segment, with the rows of a `Pool`."""
+        zeros = jax.device_put(np.zeros((self._size[0], ROWS, self._size[1]), np.float32))
         return [State(zeros, zeros) for _ in self.channels]
 
-    def advance(self, channel: int, state: State, segments: np.ndarray) -> tuple[State, np.ndarray]:
+    def advance(
+        self, channel: int, state: State, segments: np.ndarray, restarts: np.ndarray
+    ) -> tuple[State, np.ndarray]:
         """Runs the next segments of a channel.
 
         Args:
           channel: Its number.
           state: After the segment before them.
           segments: [n, W, M] f32, log-mel, not standardised; every n has a program of its own.
+          restarts: [n, ROWS] bool, see `Pool.restarts`.
 
         Returns:
-          The state after the last of them, and the hidden states [R, n, H] f32.
+          The state after the last of them, and the hidden states [R, ROWS, n, H] f32.
         """
         params = self._params[self._names[channel]]
         with jax.default_matmul_precision(self._precision):
-            hidden, state = self._hidden[channel](params, self._statistics, state, jax.device_put(segments))
+            hidden, state = self._hidden[channel](
+                params, self._statistics, state, *jax.device_put((segments, restarts))
+            )
         return state, jax.device_get(hidden)
 
     def probabilities(self, pooled: Sequence[np.ndarray]) -> np.ndarray:
@@ -115,20 +121,21 @@ class SegmentNetwork:
     def _compile(self, bands: int) -> None:
         """Runs once what a live stream runs per segment, so that it does not wait for the compiler while it plays."""
         for number, (state, channel) in enumerate(zip(self.start(), self.channels, strict=True)):
-            self.advance(number, state, np.zeros((1, channel.window, bands), np.float32))
+            self.advance(number, state, np.zeros((1, channel.window, bands), np.float32), np.zeros((1, ROWS), bool))
         models, units = self._size
         self.probabilities([np.zeros((models, 2, 3 * units), np.float32) for _ in self.channels])
 
 
-def _hidden(crnn: Any, params: Any, statistics: Any, state: State, segments: jax.Array) -> tuple[jax.Array, State]:
-    """Hidden states [R, n, H] of segments [n, W, M], and the states behind them; the literal form of the CNN."""
+def _hidden(
+    crnn: Any, params: Any, statistics: Any, state: State, segments: jax.Array, restarts: jax.Array
+) -> tuple[jax.Array, State]:
+    """Hidden states [R, ROWS, n, H] of segments [n, W, M], and the states behind them; the literal form of the CNN."""
     window, hop = crnn.channel
     length = jnp.array([(segments.shape[0] - 1) * hop + window])
 
     def of_one(params, statistics, state):
         [values] = standardise(Inputs(length, segments=(segments[None],)), statistics, jnp).time_arrays
-        hidden, state = crnn.apply({"params": params}, values, length, state, method="hidden")
-        return hidden[0], state
+        return crnn.apply({"params": params}, values, length, state, restarts, method="hidden")
 
     return jax.vmap(of_one)(params, statistics, state)
 

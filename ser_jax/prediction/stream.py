@@ -1,7 +1,7 @@
 """Emotion while somebody speaks: samples in, a moment per segment out, at a cost that does not grow with the length.
 
 The LSTM runs forwards only and the pooling is a maximum, a mean and a minimum, so a segment costs one step of the
-network: the state is carried, and of the past only the hidden states of the window are kept.
+network: the states are carried, of the whole stream and of the windows that have begun and not ended (pool.py).
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Moment:
       start: Start of the segment, in s since the stream began.
       end: Its end in s.
       so_far: Class → probability, given everything up to `end`: what `predict` says of a recording that stops there.
-      window: Class → probability, given the segments of the last seconds only. They still remember what came before.
+      window: Class → probability, given the segments of the last seconds only, as if nothing had been before them.
     """
 
     start: float
@@ -179,12 +179,13 @@ class Stream:
         return found
 
     def _advance(self, channel: int, count: int, ahead: int = 0) -> list[np.ndarray]:
-        """Hidden states [R, H] of the next segments, `ahead` of those that are pooled."""
+        """Hidden states [R, ROWS, H] of the next segments, `ahead` of those that are pooled."""
         window, hop = self._network.channels[channel]
         begin = (self._pools[channel].count + ahead) * hop - self._first
         segments = np.stack([self._frames[begin + k * hop :][:window] for k in range(count)])
-        self._states[channel], hidden = self._network.advance(channel, self._states[channel], segments)
-        return list(np.moveaxis(hidden, 1, 0))
+        restarts = self._pools[channel].restarts(ahead, count)
+        self._states[channel], hidden = self._network.advance(channel, self._states[channel], segments, restarts)
+        return list(np.moveaxis(hidden, 2, 0))
 
     def _whole(self, channel: int, frames: int) -> int:
         """How many segments that are not pooled yet end by a frame."""
@@ -199,9 +200,10 @@ class Stream:
                 (1, self._network.channels[channel].window, self._settings.bands), silence(self._settings)
             )
             segment[0, :frames] = self._frames[:frames]
-            _, hidden = self._network.advance(channel, self._network.start()[channel], segment.astype(np.float32))
             pool = Pool(segments=1)
-            pool.add(hidden[:, 0])
+            start = self._network.start()[channel]
+            _, hidden = self._network.advance(channel, start, segment.astype(np.float32), pool.restarts(0, 1))
+            pool.add(hidden[:, :, 0])
         return pool.recent() if recent else pool.all()
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ser_jax.cores import available_cores
+from ser_jax.training import memory
 
 tracing = threading.Lock()  # It is Python: several at a time would share one core, and each be as late as all.
 
@@ -32,7 +33,9 @@ class Compiling:
     def _compile(self, one: Any) -> Any:
         with tracing:
             lowered = self._lower(one)
-        return lowered.compile(self._options)
+        program = lowered.compile(self._options)
+        memory.return_freed_memory()  # The compiler takes far more than what it leaves.
+        return program
 
     def __len__(self) -> int:
         """Returns the number of programs."""
@@ -62,5 +65,5 @@ class Compiling:
 
 
 def threads() -> ThreadPoolExecutor:
-    """Returns as many threads as this process has cores."""
-    return ThreadPoolExecutor(available_cores(), thread_name_prefix="compile")
+    """Returns threads that leave a core, and memory, to whoever asks for programs and compiles, too."""
+    return ThreadPoolExecutor(max(1, available_cores() - 1), thread_name_prefix="compile")

@@ -70,8 +70,8 @@ def test_every_moment_says_of_the_past_what_predict_says_of_it(predictors, syste
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_window_pools_the_last_segments_only(predictors, system, tmp_path):
-    """Oracle: the whole sequence of hidden states at once, its tail pooled by NumPy."""
+def test_the_window_hears_the_last_segments_only(predictors, system, tmp_path):
+    """Oracle: the network on the frames of the window, as if they were a recording of their own."""
     run = made_runs.make_run(tmp_path / "one", system, models=1)
     predictor, samples = ser_jax.load(run), made_runs.speech(5)
     last = run_through(Stream(predictor, 16000, window_seconds=1.5), [samples])[-1]
@@ -83,11 +83,11 @@ def test_the_window_pools_the_last_segments_only(predictors, system, tmp_path):
     pooled = []
     for name, channel in zip(segments.CRNNS[system], model_channels(predictor), strict=True):
         crnn, length = getattr(model, name), np.array([len(frames)])
-        hidden, _ = crnn.apply({"params": one.params[name]}, frames[None], length, method="hidden")
         count = segment_count(np.array(148), *channel)  # 1.5 s are 148 frames
-        tail = np.asarray(hidden)[0, : segment_count(length[0], *channel)][-count:]
-        assert len(tail) == count < hidden.shape[1]
-        pooled.append(np.concatenate([tail.max(0), tail.mean(0), tail.min(0)])[None])
+        begin = (segment_count(length[0], *channel) - count) * channel.hop
+        part = frames[begin : begin + (count - 1) * channel.hop + channel.window]
+        assert begin > 0
+        pooled.append(crnn.apply({"params": one.params[name]}, part[None], np.array([len(part)])))
     logits = model.apply({"params": one.params}, tuple(pooled), method="answer")
     expected = jax.nn.softmax(logits[0] / one.description["temperature"])
     np.testing.assert_allclose(shares(last.window), expected, atol=1e-4)
@@ -145,7 +145,8 @@ def test_memory_does_not_grow(predictors, system):
     following, sizes = Stream(predictors[system], 22050, window_seconds=1.0), []
     for number in range(12):
         following.push(made_runs.speech(2.0, 22050, seed=number))
-        kept = [following._samples, following._frames, *(h for pool in following._pools for h in pool._last)]
+        pools = [array for pool in following._pools for array in (pool._maximum, pool._minimum, pool._total)]
+        kept = [following._samples, following._frames, *pools]
         sizes.append(sum(array.nbytes for array in kept))
         assert all(array.base is None for array in (following._samples, following._frames)), "no view of what is gone"
     assert max(sizes[3:]) <= 1.5 * min(sizes[3:])

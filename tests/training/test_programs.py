@@ -206,7 +206,8 @@ def test_a_signal_waits_for_one_program_and_not_for_all(caplog):
     caplog.set_level("INFO")
     programs = tiny.new_programs(1, 1)
     programs.chunk = 5
-    assert programs.next_chunk() == 5 and "compiled 6 programs in" in caplog.text
+    assert programs.next_chunk() == 5
+    assert f"compiled {2 * len(tiny.buckets())} programs in" in caplog.text
     with ThreadPoolExecutor(1) as pool:
         go_on = threading.Event()
         programs._compiling.append(Compiling(pool, lambda _: go_on.wait(10) and jax.jit(abs).lower(1.0), [None]))
