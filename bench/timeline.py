@@ -1,10 +1,11 @@
-"""Which way to follow long recordings: the share of the time at which the answer is right, stream against windows.
+"""Which way to follow long recordings: how often the answer is right, live or in windows.
 
     python bench/timeline.py runs/plain runs/multi --json=bench/results/timeline.json
 
 The runs are finished speaker-independent runs of Plain CRNN or Multi-CRNN. Of every fold, the test recordings are
 joined, in a drawn order, into one that changes its emotion every few seconds, and the fold's models, which have heard
-nothing of it, follow that. An answer counts for its row's middle; rows within a recording count alike.
+nothing of it, follow that. Live, an answer is for the segment that has just been heard, with what the window holds of
+the time before; a window that is scored by itself is for its middle. So live answers are late, and count as wrong then.
 """
 
 import argparse
@@ -23,9 +24,9 @@ from ser_jax.corpora.table import Utterance
 from ser_jax.prediction import members, timeline
 from ser_jax.prediction.predictor import Predictor
 
-WAYS = {
-    "stream": (None, None),
-    "windows of 3 s": (3.0, 1.5),
+WAYS = {  # window and hop in s
+    "stream, last 3 s": (3.0, None),
+    "stream, last 1.5 s": (1.5, None),
     "windows of 3 s, every 0.5 s": (3.0, 0.5),
     "windows of 1.5 s, every 0.5 s": (1.5, 0.5),
 }

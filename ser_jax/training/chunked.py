@@ -82,6 +82,7 @@ class Chunked:
             return self._score.lower(self.buckets, state.params, run.statistics, order, rows)
 
         self._programs = Compiling(pool, lambda lower: lower(), [score, train] if training else [score])
+        self._programs.wait()  # Minutes, maybe: before training begins, which would have to save when it is stopped.
         return [self._programs]
 
     def train(self, state: TrainState, run: RunConstants, order: Any, rows: Any, mask: Any) -> TrainState:
