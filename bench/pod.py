@@ -9,6 +9,7 @@ per chip, which is an assumption: measure one chip and put that in.
 
 import argparse
 import json
+from typing import Any
 
 import flops
 import jax
@@ -58,9 +59,7 @@ def sizes_of(system: str, utterances: int) -> dict[str, float]:
     }
 
 
-def plan(
-    system: str, utterances: int, chips: int, runs: int, chip_bytes: float, tflops: float
-) -> dict[str, float | str]:
+def plan(system: str, utterances: int, chips: int, runs: int, chip_bytes: float, tflops: float) -> dict[str, Any]:
     """Returns how a number of chips would train all runs."""
     found = sizes_of(system, utterances)
     hosts = -(-chips // CHIPS_PER_HOST)

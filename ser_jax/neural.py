@@ -1,8 +1,9 @@
 """The systems that share one train step, behind the interface of `systems`."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,20 @@ class Neural:
             *(self._protocol, self.dataset, self.programs, self._settings, workdir, description),
             *(calibration.fit_temperature, folder),
         )
-        try:
+        with self._compiling_no_longer_than_needed():
             trainer.train(runs)
-        except BaseException:
-            self.programs.stop_compiling()
-            raise
 
     def scores(self, models: Sequence[Path], utterances: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Returns logits."""
         read = (model_files.read_model(folder) for folder in models)
-        return scoring.model_logits(self.programs, self.dataset, read, utterances, self._settings.batch_size)
+        with self._compiling_no_longer_than_needed():
+            return scoring.model_logits(self.programs, self.dataset, read, utterances, self._settings.batch_size)
+
+    @contextlib.contextmanager
+    def _compiling_no_longer_than_needed(self) -> Iterator[None]:
+        """Drops what is still to be compiled when the work inside is stopped: Python waits for threads at its end."""
+        try:
+            yield
+        except BaseException:
+            self.programs.stop_compiling()
+            raise
