@@ -5,6 +5,7 @@ Batches are handed over for many steps together, and the step counts itself: a t
 than the call.
 """
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -88,8 +89,9 @@ class Stepwise:
             scored = self._shape(batch, np.int32, ROWS)
             return self._score.lower(bucket, state.params, run.statistics, scored)
 
-        self._gradients = Compiling(pool, gradient, self.buckets if training else [], options)
-        self._scores = Compiling(pool, score, self.buckets, options)
+        asked = threading.Event()
+        self._gradients = Compiling(pool, gradient, self.buckets if training else [], options, asked)
+        self._scores = Compiling(pool, score, self.buckets, options, asked)
         return [self._gradients, self._scores]
 
     def train(self, state: TrainState, run: RunConstants, order: Any, rows: Any, mask: Any) -> TrainState:

@@ -6,6 +6,7 @@ of the plan, whatever thread is first, and reading may begin at any step.
 """
 
 import collections
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,8 +110,9 @@ class Streamed:
         def score(bucket: Bucket) -> Any:
             return self._score.lower(shape(bucket), state.params, run.statistics)
 
-        self._gradients = Compiling(pool, gradient, self.buckets if training else [], options)
-        self._scores = Compiling(pool, score, self.buckets, options)
+        asked = threading.Event()
+        self._gradients = Compiling(pool, gradient, self.buckets if training else [], options, asked)
+        self._scores = Compiling(pool, score, self.buckets, options, asked)
         return [self._gradients, self._scores]
 
     def announce(self, order: np.ndarray, rows: np.ndarray) -> None:

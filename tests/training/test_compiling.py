@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ser_jax.training import compiling
 from ser_jax.training.compiling import Compiling
 
 
@@ -40,15 +41,23 @@ def lower(program: Fake) -> Fake:
 
 
 @pytest.fixture
+def asked() -> threading.Event:
+    """Threads need not wait for anybody to ask."""
+    found = threading.Event()
+    found.set()
+    return found
+
+
+@pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1, thread_name_prefix="pool") as made:
         yield made
 
 
-def test_what_is_asked_for_first_is_compiled_first(pool):
+def test_what_is_asked_for_first_is_compiled_first(pool, asked):
     """By the caller, while the thread is still busy with another one."""
     busy, waiting = Fake(ready=False), Fake()
-    programs = Compiling(pool, lower, [busy, waiting], "options")
+    programs = Compiling(pool, lower, [busy, waiting], "options", asked)
     assert busy.begun.wait(10)
     assert programs[1] is waiting and waiting.by == [threading.current_thread().name]
     assert not programs.ended and not busy.may_end.is_set()
@@ -59,18 +68,18 @@ def test_what_is_asked_for_first_is_compiled_first(pool):
     assert (busy.options, waiting.options) == (["options"], ["options"]), "each is compiled once"
 
 
-def test_all_are_compiled_without_being_asked_for(pool):
+def test_all_are_compiled_without_being_asked_for(pool, asked):
     fakes = [Fake() for _ in range(5)]
-    programs = Compiling(pool, lower, fakes)
+    programs = Compiling(pool, lower, fakes, None, asked)
     pool.shutdown(wait=False)
     assert all(fake.begun.wait(10) for fake in fakes)
     programs.wait()
     assert [len(fake.by) for fake in fakes] == [1] * 5 and programs.ended
 
 
-def test_what_is_cancelled_is_compiled_on_demand_only(pool):
+def test_what_is_cancelled_is_compiled_on_demand_only(pool, asked):
     busy, dropped, wanted = Fake(ready=False), Fake(), Fake()
-    programs = Compiling(pool, lower, [busy, dropped, wanted])
+    programs = Compiling(pool, lower, [busy, dropped, wanted], None, asked)
     assert busy.begun.wait(10)
     programs.cancel()
     busy.may_end.set()
@@ -80,16 +89,32 @@ def test_what_is_cancelled_is_compiled_on_demand_only(pool):
 
 
 @pytest.mark.parametrize("by_the_caller", [False, True])
-def test_errors_reach_who_asks(by_the_caller, pool):
+def test_errors_reach_who_asks(by_the_caller, pool, asked):
     def fails(_: Fake) -> Fake:
         raise ValueError("out of memory")
 
     if by_the_caller:
         busy = Fake(ready=False)
-        Compiling(pool, lower, [busy])
+        Compiling(pool, lower, [busy], None, asked)
         assert busy.begun.wait(10)
-    programs = Compiling(pool, fails, [Fake()])
+    programs = Compiling(pool, fails, [Fake()], None, asked)
     with pytest.raises(ValueError, match="out of memory"):
         programs[0]
     if by_the_caller:
         busy.may_end.set()
+
+
+def test_threads_begin_when_the_first_program_is_there(pool, monkeypatch):
+    """Until then they would only make it late. Nobody waits for ever, though."""
+    first, second = [Fake(), Fake()], [Fake()]
+    asked = threading.Event()
+    training, scoring = (Compiling(pool, lower, fakes, None, asked) for fakes in (first, second))
+    assert not first[0].begun.wait(0.2) and training[1] is first[1]
+    assert first[0].begun.wait(10) and second[0].begun.wait(10)
+    training.wait()
+    scoring.wait()
+    assert first[1].by == [threading.current_thread().name] and len(first[0].by) == len(second[0].by) == 1
+    monkeypatch.setattr(compiling, "HEAD_START", 0.05)
+    unasked = Fake()
+    Compiling(pool, lower, [unasked])
+    assert unasked.begun.wait(10)
