@@ -28,7 +28,7 @@ NOT_ON_THE_WAY = {
 }
 # Commands of several files: like the files at the top of the package they may import everything.
 COMMANDS = ("diagnosis", "exporting", "prediction", "reproduction", "web")
-SHARED = {"errors", "metrics", "config", "atomic", "strict_json", "progress", "cache"}
+SHARED = {"errors", "metrics", "config", "atomic", "strict_json", "progress", "cache", "cores"}
 ONLY_HERE = {"jax": {"models", "training", "prediction", "exporting", ""}, "flax": {"models", "training"}}
 LONGEST_FILE = 350
 
