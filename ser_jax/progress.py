@@ -62,21 +62,21 @@ def _bar(what: str, total: float, unit: str, start: float) -> Iterator[Advance]:
 
 
 def _lines(what: str, total: float, unit: str, start: float) -> Iterator[Advance]:
-    begin = last = time.monotonic()
-    done = 0.0
+    last = time.monotonic()
+    done = shown = 0.0
 
     def advance(amount: float = 1, note: str = "", skipped: float = 0) -> None:
-        nonlocal done, last, total
+        nonlocal done, last, shown, total
         done += amount
         total -= skipped
         now = time.monotonic()
         ended = start + done >= total and (amount or skipped)
         if now - last >= LOG_EVERY_SECONDS or ended:
-            rate = done / max(now - begin, 1e-9)
-            left = (total - start - done) / max(rate, 1e-9)
+            rate = (done - shown) / max(now - last, 1e-9)  # since the last line: what came first may have been slow
+            left = max(total - start - done, 0) / max(rate, 1e-9)
             log.info(
                 "%s: %.0f/%.0f %s, %.0f %s/s, %.0f s left %s", what, start + done, total, unit, rate, unit, left, note
             )
-            last = now
+            last, shown = now, done
 
     yield advance

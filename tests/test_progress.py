@@ -108,3 +108,18 @@ def test_a_bar_on_a_terminal(logged, monkeypatch):
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert "training" in shown and "6/6 epochs" in shown and "epochs/s" in shown and "03-0 loss 1.2" in shown
     assert not logged.messages
+
+
+def test_time_left_follows_from_what_was_done_since_the_last_line(logged, clock, monkeypatch):
+    """20 s for the first of 100, because something was compiled, then one a second."""
+    redirect(monkeypatch, io.StringIO())
+    with progress("training", 100, "epochs") as advance:
+        clock.now += 20
+        advance()
+        for _ in range(10):
+            clock.now += 1
+            advance()
+    assert logged.messages == [
+        "training: 1/100 epochs, 0 epochs/s, 1980 s left ",
+        "training: 11/100 epochs, 1 epochs/s, 89 s left ",
+    ]
