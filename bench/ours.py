@@ -8,8 +8,9 @@ import numpy as np
 import workload
 
 from ser_jax import machinery
-from ser_jax.arrays import plans
+from ser_jax.arrays import buckets, plans
 from ser_jax.arrays.dataset import Dataset
+from ser_jax.arrays.inputs import covered_frames
 from ser_jax.config import Config
 from ser_jax.features.extract import Features
 from ser_jax.models import build
@@ -39,6 +40,25 @@ def make_protocol(targets: np.ndarray) -> Protocol:
         folds=(Fold("all", TRAIN * len(names)),),
         validation_rule="none",
     )
+
+
+def simulated_buckets(config: Config, utterances: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns lengths [N] in frames, drawn from IEMOCAP's, the sizes of their buckets, and the utterances in each."""
+    drawn = np.random.default_rng(0).choice(workload.samples(), utterances)
+    lengths = (1 + (drawn - workload.WINDOW) // workload.HOP).astype(np.int32)
+    covered = covered_frames(lengths, build.channels(config))
+    shapes = machinery.most_shapes(config, utterances)
+    sizes = buckets.choose_sizes(covered, shapes=shapes, batch_size=batch, train_share=1.0)
+    return lengths, sizes, np.bincount(buckets.assign(covered, sizes), minlength=len(sizes))
+
+
+def a_few(config: Config, sizes: np.ndarray, each: int) -> tuple[Dataset, Protocol]:
+    """Returns as many utterances of each size, and makes the configuration keep these sizes."""
+    config.training.shapes = len(sizes)
+    frames = [np.zeros((length, workload.BANDS), np.float32) for length in np.repeat(sizes, each)]
+    columns = workload.FUNCTIONALS * build.uses_hsf(config)
+    hsf = np.random.default_rng(0).standard_normal((len(frames), columns), np.float32)
+    return make_data(config, workload.Workload(frames, hsf, np.arange(len(frames)) % workload.CLASSES))
 
 
 class Group:

@@ -8,7 +8,7 @@ per chip, which is an assumption: measure one chip and put that in.
 """
 
 import argparse
-import json
+import functools
 from typing import Any
 
 import flops
@@ -19,9 +19,6 @@ import ours
 import workload
 
 from ser_jax import config as configuration
-from ser_jax import machinery
-from ser_jax.arrays import buckets
-from ser_jax.arrays.inputs import covered_frames
 from ser_jax.models import build
 from ser_jax.training import capacity
 
@@ -30,32 +27,23 @@ UTTERANCES = (5_531, 100_000, 1_000_000)
 CHIPS = (1, 4, 16, 64)
 
 
+@functools.cache
 def sizes_of(system: str, utterances: int) -> dict[str, float]:
     """Returns what a corpus of simulated lengths takes: padded bytes, bytes of a run, operations of an epoch."""
     config = configuration.get_config()
     config.system = system
-    rng = np.random.default_rng(0)
-    samples = workload.samples() if utterances == 5_531 else rng.choice(workload.samples(), utterances)
-    lengths = (1 + (samples - workload.WINDOW) // workload.HOP).astype(np.int32)
-    covered = covered_frames(lengths, build.channels(config))
-    shapes, batch = machinery.most_shapes(config, utterances), config.training.batch_size
-    sizes = buckets.choose_sizes(covered, shapes=shapes, batch_size=batch, train_share=1.0)
-    counts = np.bincount(buckets.assign(covered, sizes), minlength=len(sizes))
-    width = 4 * workload.BANDS
-    functionals = 4 * workload.FUNCTIONALS * (system == "hsf_crnn")
-
-    few = [np.zeros((length, workload.BANDS), np.float32) for length in np.repeat(sizes, 2)]
-    columns = np.zeros((len(few), workload.FUNCTIONALS * (system == "hsf_crnn")), np.float32)
-    config.training.shapes = len(sizes)
-    dataset, _ = ours.make_data(config, workload.Workload(few, columns, np.arange(len(few)) % 4))
+    batch = config.training.batch_size
+    lengths, sizes, counts = ours.simulated_buckets(config, utterances, batch)
+    dataset, _ = ours.a_few(config, sizes, 2)
+    width, functionals = 4 * workload.BANDS, 4 * workload.FUNCTIONALS * build.uses_hsf(config)
     model = build.build_model(config, workload.CLASSES)
     parameters = build.count_parameters(model, dataset.buckets[0])
     some = [np.zeros((length, 0)) for length in lengths[:5_531]]
     return {
         "data": float(np.dot(counts, sizes) * width + utterances * functionals),
         "read": float(lengths.sum() * width + utterances * functionals),
-        "run": capacity.run_bytes(dataset, parameters, batch),
-        "operations": flops.epoch(config, some, workload.CLASSES) * utterances / len(some),
+        "run": float(capacity.run_bytes(dataset, parameters, batch)),
+        "operations": float(flops.epoch(config, some, workload.CLASSES)) * utterances / len(some),
     }
 
 
@@ -125,7 +113,7 @@ def main() -> None:
     ]
     title = f"{flags.runs} runs, chips of {flags.chip_gb:g} GB at an assumed {flags.tflops:g} TFLOP/s, calculated"
     measure.print_table(title, columns, rows)
-    measure.write_json(flags.json, json.loads(json.dumps(result, default=float)))
+    measure.write_json(flags.json, result)
 
 
 if __name__ == "__main__":

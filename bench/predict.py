@@ -31,6 +31,7 @@ from pathlib import Path
 import measure
 import numpy as np
 import soundfile
+import startup
 import workload
 
 RATE, SECONDS, HOP = 16000, 5, 3200
@@ -50,26 +51,16 @@ def command(arguments: list[str], cache: Path) -> float:
     return time.perf_counter() - begin
 
 
-def make_files(folder: Path, count: int) -> float:
-    """Writes recordings of noise; returns their seconds."""
-    rng, total = np.random.default_rng(0), 0
-    for number, samples in enumerate(rng.permutation(workload.samples(count))):
-        noise = 0.1 * rng.standard_normal(samples, np.float32)
-        soundfile.write(folder / f"{number:05d}.wav", noise, RATE, subtype="PCM_16")
-        total += samples
-    return total / RATE
-
-
 def batch(run: Path, files: int, rounds: int) -> dict[str, float]:
     """Returns seconds of audio, and those of the command, start included."""
     with tempfile.TemporaryDirectory() as place:
         folder, cache = Path(place) / "files", Path(place) / "cache"
-        folder.mkdir()
-        audio, found = make_files(folder, files), []
+        startup.make_corpus(folder, files)
+        audio, found = workload.samples(files).sum() / RATE, []
         for _ in range(rounds + 1):
             found.append(command([f"--model={run}", str(folder), f"--output={place}/table.csv"], cache))
             shutil.rmtree(cache / "ser_jax" / "features")
-    return {"audio_seconds": audio, "seconds": measure.median(found[1:]), "first": found[0]}
+    return {"audio_seconds": float(audio), "seconds": measure.median(found[1:]), "first": found[0]}
 
 
 @contextmanager

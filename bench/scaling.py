@@ -92,20 +92,11 @@ def train_epochs(config: Any, case: dict[str, Any], devices: list[Any]) -> dict[
 
 def simulate(config: Any, case: dict[str, Any], devices: list[Any]) -> dict[str, Any]:
     """Plans an epoch of all utterances and counts the steps of each shape; times them on a few utterances."""
-    from ser_jax import machinery
-    from ser_jax.arrays import buckets, plans
-    from ser_jax.arrays.inputs import covered_frames
-    from ser_jax.models import build
+    from ser_jax.arrays import plans
 
     size, runs = case["batch"], case["runs"]
-    rng = np.random.default_rng(0)
-    lengths = 1 + (rng.choice(workload.samples(), case["utterances"]) - workload.WINDOW) // workload.HOP
-    covered = covered_frames(lengths.astype(np.int32), build.channels(config))
-    shapes = machinery.most_shapes(config, len(lengths))
-    sizes = buckets.choose_sizes(covered, shapes=shapes, batch_size=size, train_share=1.0)
-    config.training.shapes = len(sizes)  # of the few utterances, too
-    number = buckets.assign(covered, sizes)
-    rows = [np.arange(np.sum(number == bucket)) for bucket in range(len(sizes))]
+    _, sizes, counts = ours.simulated_buckets(config, case["utterances"], size)
+    rows = [np.arange(count) for count in counts]
     steps = plans.steps_per_bucket([rows], size)
     begin = time.perf_counter()
     order = plans.shape_order(steps, protocol="", epoch=1)
@@ -113,9 +104,7 @@ def simulate(config: Any, case: dict[str, Any], devices: list[Any]) -> dict[str,
     plans.in_order(order, drawn)
     planning = time.perf_counter() - begin
 
-    few = [np.zeros((length, workload.BANDS), np.float32) for length in np.repeat(sizes, size)]
-    functionals = rng.standard_normal((len(few), workload.FUNCTIONALS * (config.system == "hsf_crnn")), np.float32)
-    dataset, protocol = ours.make_data(config, workload.Workload(few, functionals, np.arange(len(few)) % 4))
+    dataset, protocol = ours.a_few(config, sizes, size)
     group = ours.Group(config, dataset, protocol, devices, runs)
     seconds = [measure.alternate({"step": group.step_of(bucket)}, STEPS)["step"] for bucket in range(len(sizes))]
     training = float(np.dot(steps, [measure.median(taken) for taken in seconds]))

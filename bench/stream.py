@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import functools
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,15 +21,16 @@ import numpy as np
 from ser_jax.prediction import members
 from ser_jax.prediction.predictor import Predictor
 from ser_jax.prediction.stream import Stream
+from ser_jax.training.model_files import Model
 
 RATE, HOP = 16000, 3200
 SECONDS = 5
 
 
-def load(run: Path, count: int) -> Predictor:
-    """Returns a predictor with the first `count` models of a run."""
+def load(run: Path, choose: Callable[[Sequence[Model]], Sequence[Model]]) -> Predictor:
+    """Returns a predictor with some models of a run."""
     found = members.read(run)
-    part = dataclasses.replace(found, models=found.models[:count])
+    part = dataclasses.replace(found, models=tuple(choose(found.models)))
     with mock.patch.object(members, "read", lambda _: part):
         return Predictor(run)
 
@@ -77,7 +79,7 @@ def main() -> None:
     result["runs"] = []
     for run in flags.runs:
         for count in map(int, flags.members.split(",")):
-            predictor = load(run, count)
+            predictor = load(run, lambda models, count=count: models[:count])
             row = {"system": predictor.config.system, "models": len(predictor._models)}
             result["runs"].append(row | measured(predictor, samples, flags.rounds))
     form = functools.partial("{:.1f}".format)

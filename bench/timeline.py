@@ -10,18 +10,17 @@ the time before; a window that is scored by itself is for its middle. So live an
 
 import argparse
 import csv
-import dataclasses
 import tempfile
 from pathlib import Path
-from unittest import mock
 
 import measure
 import numpy as np
 import soundfile
+import stream
 
 from ser_jax import run_directory
 from ser_jax.corpora.table import Utterance
-from ser_jax.prediction import members, timeline
+from ser_jax.prediction import timeline
 from ser_jax.prediction.predictor import Predictor
 
 WAYS = {  # window and hop in s
@@ -32,16 +31,8 @@ WAYS = {  # window and hop in s
 }
 
 
-def of_fold(run: Path, fold: str) -> Predictor:
-    """Returns a predictor with the models of one fold."""
-    found = members.read(run, members.ENSEMBLE)
-    kept = tuple(m for m in found.models if m.description["fold"] == fold)
-    with mock.patch.object(members, "read", lambda _: dataclasses.replace(found, models=kept)):
-        return Predictor(run)
-
-
-def test_parts(run: Path) -> dict[str, dict[str, str]]:
-    """Returns fold → recording → label."""
+def parts_of(run: Path) -> dict[str, dict[str, str]]:
+    """Returns fold → recording of its test part → label."""
     parts: dict[str, dict[str, str]] = {}
     with (run / "predictions.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -83,12 +74,15 @@ def main() -> None:
     for run in flags.runs:
         config, rights = run_directory.read_config(run), {way: [] for way in WAYS}
         seconds = 0.0
-        for fold, labels in test_parts(run).items():
+        for fold, labels in parts_of(run).items():
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "joined.wav"
                 ends, truth = joined(Path(config.corpus.root), labels, file)
                 seconds += ends[-1]
-                for way, values in right(of_fold(run, fold), file, ends, truth).items():
+                predictor = stream.load(
+                    run, lambda models, fold=fold: [m for m in models if m.description["fold"] == fold]
+                )
+                for way, values in right(predictor, file, ends, truth).items():
                     rights[way].append(values)
         shares = {way: float(np.concatenate(values).mean()) for way, values in rights.items()}
         result["runs"][config.system] = {"seconds": float(seconds), "right": shares}

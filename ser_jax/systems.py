@@ -28,7 +28,7 @@ class System(typing.Protocol):
       probabilities: What the probabilities in `predictions.csv` are.
       sections: Sections of the configuration that its models depend on.
       devices: What computes, for `versions.json`.
-      compile_seconds: Wall time of compilation in s.
+      compile_seconds: Wall time in s until programs could be used; on a CPU most are compiled during the first epoch.
     """
 
     parameters: int

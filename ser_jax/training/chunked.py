@@ -5,7 +5,6 @@ the same shape in the same step, so the switch is a real branch.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from ser_jax.training import mesh as meshes
-from ser_jax.training.compiling import Compiling
+from ser_jax.training.compiling import Compiler
 from ser_jax.training.functions import Functions
 from ser_jax.training.mesh import OWN, SHARED, STEP_ROWS, STEPS_OF_RUN
 from ser_jax.training.step import Bucket, RunConstants, TrainState, updates_made
@@ -65,8 +64,8 @@ class Chunked:
         self._score = jax.jit(meshes.over_runs(score, mesh, [SHARED, OWN, OWN, SHARED, STEP_ROWS], STEPS_OF_RUN))
 
     def compile(
-        self, pool: ThreadPoolExecutor, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
-    ) -> list[Compiling]:
+        self, compiler: Compiler, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
+    ) -> None:
         """See `Stepwise.compile`; a program holds all buckets, so there is one for training and one for scoring."""
 
         def shape(sizes: tuple[int, ...], kind: Any, spec: Any) -> jax.ShapeDtypeStruct:
@@ -81,9 +80,8 @@ class Chunked:
         def score() -> Any:
             return self._score.lower(self.buckets, state.params, run.statistics, order, rows)
 
-        self._programs = Compiling(pool, lambda lower: lower(), [score, train] if training else [score])
-        self._programs.wait()  # Minutes, maybe: before training begins, which would have to save when it is stopped.
-        return [self._programs]
+        self._programs = compiler.begin(lambda lower: lower(), [score, train] if training else [score])
+        compiler.wait()  # Minutes, maybe: before training begins, which would have to save when it is stopped.
 
     def train(self, state: TrainState, run: RunConstants, order: Any, rows: Any, mask: Any) -> TrainState:
         """See `Programs.train`; what is missing to a whole chunk are steps without work."""

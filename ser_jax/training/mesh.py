@@ -126,5 +126,5 @@ def over_runs(
         return jax.tree.map(lambda leaf: jax.numpy.expand_dims(leaf, out_axis), function(*alone))
 
     if mesh.size == 1:
-        return local
+        return local  # The same, traced sooner.
     return jax.shard_map(local, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_spec, check_vma=False)

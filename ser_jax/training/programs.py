@@ -12,24 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from ser_jax.arrays.dataset import Dataset
-from ser_jax.training import compiling, selection
 from ser_jax.training import mesh as meshes
+from ser_jax.training import selection
 from ser_jax.training import step as steps
 from ser_jax.training.chunked import Chunked
+from ser_jax.training.compiling import Compiler, tracing
 from ser_jax.training.functions import Recipe, functions
 from ser_jax.training.mesh import OWN, SHARED
 from ser_jax.training.stepwise import Stepwise
 from ser_jax.training.streamed import Streamed
+
+log = logging.getLogger(__name__)
 
 
 def use_compilation_cache(folder: Path) -> None:
     """Keeps compiled programs in `folder` (private to the user), so that the next start compiles nothing."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-log = logging.getLogger(__name__)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class Programs:
@@ -102,10 +102,8 @@ class Programs:
         statistics = dataset.device_statistics(dataset.statistics(dataset.utterances(0)[:1]))
         key = np.zeros(2, np.uint32) if recipe.draws else None
         run_shape = self._group_shape(steps.RunConstants(statistics, np.zeros(classes, np.float32), key))
-        pool = compiling.threads()
-        self._compiling = self._engine.compile(pool, self.state_shape, run_shape, (size, batch_size), training)
-        pool.shutdown(wait=False)  # The threads end when nothing is left to compile.
-        self._compiled = False
+        self._compiler, self._compiled = Compiler(), False
+        self._engine.compile(self._compiler, self.state_shape, run_shape, (size, batch_size), training)
         self.seconds = time.monotonic() - self._begin
 
     def next_chunk(self) -> int:
@@ -113,20 +111,18 @@ class Programs:
 
         As long as programs are being compiled it is one, so that a signal waits for one of them and not for all.
         """
-        if not self._compiled and all(part.ended for part in self._compiling):
+        if not self._compiled and self._compiler.ended:
             self._compiled = True
-            log.info("compiled %d programs in %.1f s", sum(map(len, self._compiling)), time.monotonic() - self._begin)
+            log.info("compiled %d programs in %.1f s", len(self._compiler), time.monotonic() - self._begin)
         return self.chunk if self._compiled else 1
 
     def wait(self) -> None:
         """Returns when all programs are compiled."""
-        for part in self._compiling:
-            part.wait()
+        self._compiler.wait()
 
     def stop_compiling(self) -> None:
         """Drops what is not being compiled yet, so that the process may leave."""
-        for part in self._compiling:
-            part.cancel()
+        self._compiler.cancel()
 
     def announce(self, order: np.ndarray, rows: np.ndarray) -> None:
         """Says which batches `train` will be given next, so that those of streamed data are read ahead."""
@@ -199,7 +195,7 @@ class Programs:
         Args:
           keys: One number per run, from which its parameters are drawn.
         """
-        with compiling.tracing:  # Nothing can begin before this.
+        with tracing:  # Nothing can begin before this.
             states = [jax.device_get(self._init(jax.random.key(key), self._example)) for key in keys]
             state = self.put(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
             return state, self._first(state.params)

@@ -5,9 +5,7 @@ Batches are handed over for many steps together, and the step counts itself: a t
 than the call.
 """
 
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -15,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ser_jax.training import mesh as meshes
-from ser_jax.training.compiling import Compiling
+from ser_jax.training.compiling import Compiler
 from ser_jax.training.functions import Functions
 from ser_jax.training.mesh import OWN, ROWS, SHARED, STEP_ROWS
 from ser_jax.training.step import Bucket, RunConstants, TrainState, updates_made
@@ -64,19 +62,16 @@ class Stepwise:
         self._score = jax.jit(meshes.over_runs(functions.score, mesh, [SHARED, OWN, OWN, ROWS], ROWS))
 
     def compile(
-        self, pool: ThreadPoolExecutor, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
-    ) -> list[Compiling]:
+        self, compiler: Compiler, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
+    ) -> None:
         """Begins to compile the programs of every bucket; each may be used as soon as it is there.
 
         Args:
-          pool: Threads.
+          compiler: What compiles.
           state: Shapes of a group's state.
           run: Shapes of the runs' constants.
           batch: Runs R and rows B.
           training: Whether to compile what training needs, too.
-
-        Returns:
-          What is being compiled.
         """
         options = meshes.compiler_options(self.mesh)
         rows, mask = (self._shape((self.chunk, *batch), kind, STEP_ROWS) for kind in (np.int32, np.bool_))
@@ -89,10 +84,8 @@ class Stepwise:
             scored = self._shape(batch, np.int32, ROWS)
             return self._score.lower(bucket, state.params, run.statistics, scored)
 
-        asked = threading.Event()
-        self._gradients = Compiling(pool, gradient, self.buckets if training else [], options, asked)
-        self._scores = Compiling(pool, score, self.buckets, options, asked)
-        return [self._gradients, self._scores]
+        self._gradients = compiler.begin(gradient, self.buckets if training else [], options)
+        self._scores = compiler.begin(score, self.buckets, options)
 
     def train(self, state: TrainState, run: RunConstants, order: Any, rows: Any, mask: Any) -> TrainState:
         """See `Programs.train`."""

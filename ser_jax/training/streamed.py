@@ -6,10 +6,8 @@ of the plan, whatever thread is first, and reading may begin at any step.
 """
 
 import collections
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +17,7 @@ from jax.sharding import Mesh
 
 from ser_jax.arrays import padding
 from ser_jax.training import mesh as meshes
-from ser_jax.training.compiling import Compiling
+from ser_jax.training.compiling import Compiler
 from ser_jax.training.functions import Functions
 from ser_jax.training.mesh import OWN, ROWS
 from ser_jax.training.step import Bucket, RunConstants, TrainState, take, updates_made
@@ -91,8 +89,8 @@ class Streamed:
         self._reading: Any = None
 
     def compile(
-        self, pool: ThreadPoolExecutor, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
-    ) -> list[Compiling]:
+        self, compiler: Compiler, state: TrainState, run: RunConstants, batch: tuple[int, int], training: bool
+    ) -> None:
         """See `Stepwise.compile`."""
         options = meshes.compiler_options(self.mesh)
         rows = meshes.place(self.mesh, ROWS)
@@ -110,10 +108,8 @@ class Streamed:
         def score(bucket: Bucket) -> Any:
             return self._score.lower(shape(bucket), state.params, run.statistics)
 
-        asked = threading.Event()
-        self._gradients = Compiling(pool, gradient, self.buckets if training else [], options, asked)
-        self._scores = Compiling(pool, score, self.buckets, options, asked)
-        return [self._gradients, self._scores]
+        self._gradients = compiler.begin(gradient, self.buckets if training else [], options)
+        self._scores = compiler.begin(score, self.buckets, options)
 
     def announce(self, order: np.ndarray, rows: np.ndarray) -> None:
         """Says which batches `train` will be given from here on, chunk by chunk, so that they are read ahead."""

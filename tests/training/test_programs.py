@@ -3,7 +3,6 @@
 import functools
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,7 +12,6 @@ import pytest
 import tiny
 
 from ser_jax.training import step as steps
-from ser_jax.training.compiling import Compiling
 
 STEPS = 30
 LEARNING_RATE = 1e-3  # the default, for which 1e-5 is promised
@@ -208,11 +206,10 @@ def test_a_signal_waits_for_one_program_and_not_for_all(caplog):
     programs.chunk = 5
     assert programs.next_chunk() == 5
     assert f"compiled {2 * len(tiny.buckets())} programs in" in caplog.text
-    with ThreadPoolExecutor(1) as pool:
-        go_on = threading.Event()
-        programs._compiling.append(Compiling(pool, lambda _: go_on.wait(10) and jax.jit(abs).lower(1.0), [None]))
-        programs._compiled = False
-        assert [programs.next_chunk() for _ in range(3)] == [1] * 3
-        go_on.set()
-        programs.wait()
+    go_on = threading.Event()
+    programs._compiler.begin(lambda _: go_on.wait(10) and jax.jit(abs).lower(1.0), [None])
+    programs._compiled = False
+    assert [programs.next_chunk() for _ in range(3)] == [1] * 3
+    go_on.set()
+    programs.wait()
     assert programs.next_chunk() == 5
