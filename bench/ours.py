@@ -110,11 +110,11 @@ class Group:
         self._train(order[:most], rows, mask)
         return len(rows)
 
-    def step_of(self, bucket: int) -> Callable[[], None]:
-        """Returns what trains a single step on the first rows of a bucket."""
+    def step_of(self, bucket: int, times: int = 1) -> Callable[[], None]:
+        """Returns what trains a step on the first rows of a bucket, as many times."""
         rows = np.arange(self._batch_size, dtype=np.int32) % len(self._rows[bucket])
-        batch = np.broadcast_to(rows, (1, self.size, self._batch_size))
-        return lambda: self._train(np.array([bucket]), batch, np.ones(batch.shape, bool))
+        batch = np.broadcast_to(rows, (times, self.size, self._batch_size))
+        return lambda: self._train(np.full(times, bucket), batch, np.ones(batch.shape, bool))
 
     def _train(self, order: np.ndarray, rows: np.ndarray, mask: np.ndarray) -> None:
         chunk = self._programs.chunk

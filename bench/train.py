@@ -6,7 +6,8 @@
 First every form of the peer has to reproduce our loss and every gradient in float64; without that nothing is timed.
 Then the candidates take turns. An epoch is everything from the draw of its batches to the last update: features are in
 memory, nothing is validated, compilation is not counted. The peer's features are standardised beforehand, ours in every
-step. On a CPU we take part twice, with our own kernels and with XLA's programs only. The floor is one large float32
+step. We take part twice: on a CPU with our own kernels and with XLA's programs only, on a GPU with XLA's loop over the
+steps of the LSTM and with a kernel of our own. The floor is one large float32
 matrix product on all cores, timed in the same rounds.
 
 The machine has to be idle otherwise: PyTorch's threads wait for one another in a spin, and a single busy process beside
@@ -80,6 +81,12 @@ PEERS = {
     ),
 }
 
+# How else we can train: platform → what the table calls it, keys of `training`.
+OTHER_FORMS = {
+    "cpu": ("without its kernels", {"kernels": "xla"}),
+    "gpu": ("with the recurrence in one program", {"recurrence": "pallas"}),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -126,12 +133,12 @@ def measure_system(system: str, options: argparse.Namespace) -> dict[str, Any]:
     dataset, protocol = ours.make_data(config, work)
     groups = [(runs > 1, ours.Group(config, dataset, protocol, devices, runs)) for runs in options.runs]
     candidates = [Candidate("ser_jax", many, group.size, group.epoch) for many, group in groups]
-    if devices[0].platform == "cpu":
-        usual = config.copy_and_resolve_references()
-        usual.training.kernels = "xla"
-        for runs in options.runs:
-            group = ours.Group(usual, dataset, protocol, devices, runs)
-            candidates.append(Candidate("ser_jax without its kernels", runs > 1, group.size, group.epoch))
+    name, changes = OTHER_FORMS.get(devices[0].platform, ("", {}))
+    for runs in options.runs if changes else ():
+        other = config.copy_and_resolve_references()
+        other.training.update(changes)
+        group = ours.Group(other, dataset, protocol, devices, runs)
+        candidates.append(Candidate(f"ser_jax {name}", runs > 1, group.size, group.epoch))
     result: dict[str, Any] = {
         "utterances": len(work.targets),
         "segments": workload.segments(work.log_mel),

@@ -41,6 +41,7 @@ def check(config: Config) -> None:
         ("training.dispatch", t.dispatch, ("auto", "step", "chunk")),
         ("training.residence", t.residence, ("auto", "resident", "streamed")),
         ("training.kernels", t.kernels, ("auto", "xla", "native")),
+        ("training.recurrence", t.recurrence, ("auto", "scan", "pallas")),
         ("model.form", m.form, ("fast", "literal")),
         ("model.activation", m.activation, tuple(build.ACTIVATIONS)),
         ("model.end2you_cell", m.end2you_cell, tuple(end2end.CELLS)),

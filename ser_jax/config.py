@@ -32,6 +32,7 @@ NEUTRAL_KEYS = (
     "training.kernels",
     "training.memory_share",
     "training.preemption_exit_code",
+    "training.recurrence",
     "training.residence",
 )
 
@@ -116,10 +117,11 @@ def get_config() -> Config:
     training.precision = "float32"  # of matrix products: float32 | tf32 (GPU, TPU) | bf16 (factors; sums in float32)
     training.dispatch = "auto"  # auto | step | chunk: hand over every step by itself (CPU) or many (accelerators)
     training.kernels = "auto"  # auto | xla | native: on CPUs compiled once by the machine's C++ compiler, else XLA's
+    training.recurrence = "auto"  # auto | scan | pallas: on GPUs XLA's loop over the steps or one program of our own
     # Streamed: padded arrays are read and padded batch by batch; batches and, on a CPU, parameters stay the same.
     training.residence = "auto"  # auto | resident | streamed: by size | in memory | from record files on disk
     training.memory_share = 0.4  # share of the memory of device or host that resident arrays may take, with auto [D]
-    training.shapes = 0  # at most this many length buckets (compiled shapes); 0: 6, from 2000 utterances on 12
+    training.shapes = 0  # at most this many length buckets (compiled shapes); 0: 6, from 2000 utterances on 20
     training.devices = 0  # devices to use; 0: all (on a CPU: one virtual device per core)
     training.group = 0  # runs trained at once; 0: one per CPU device, all of them on an accelerator
     training.checkpoint_seconds = 120.0  # s between checkpoints of unfinished runs

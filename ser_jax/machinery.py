@@ -15,7 +15,7 @@ from ser_jax.config import CRNN_SYSTEMS, Config
 from ser_jax.errors import UserError
 from ser_jax.features.extract import Features
 from ser_jax.features.logmel import LogMelSettings, mel, silence
-from ser_jax.models import build, native_parity
+from ser_jax.models import build, kernel_parity
 from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.models.native_library import UnavailableError
 from ser_jax.protocols.protocol import Protocol
@@ -92,7 +92,9 @@ def make_programs(
     by_step = t.dispatch == "step" or (t.dispatch == "auto" and cpu) or dataset.streamed
     parts = [dataset.rows(fold.train if training else fold.test) for fold in protocol.folds]
     steps = int(plans.steps_per_bucket(parts, t.batch_size).sum())
-    arithmetic = Arithmetic(operands(config), unfold=not by_step, native=native_kernels(config, cpu, by_step))
+    native = native_kernels(config, cpu, by_step)
+    pallas = recurrence_as_one_program(config, devices[0])
+    arithmetic = Arithmetic(operands(config), unfold=not by_step, native=native, pallas=pallas)
     model = build.build_model(config, len(protocol.classes), arithmetic)
     automatic = min(runs, len(devices))
     if not cpu:
@@ -130,7 +132,7 @@ def native_kernels(config: Config, cpu: bool, by_step: bool) -> bool:
     try:
         if not (cpu and by_step) or config.training.precision == "bf16":
             raise UnavailableError("they are for training step by step on a CPU, in float32")
-        log.info("convolution and recurrence: kernels compiled by %s", native_parity.prepare(factored.differences))
+        log.info("convolution and recurrence: kernels compiled by %s", kernel_parity.prepare(factored.differences))
         return True
     except UnavailableError as error:
         if wanted == "native":
@@ -139,6 +141,29 @@ def native_kernels(config: Config, cpu: bool, by_step: bool) -> bool:
             ) from error
         log.info("convolution and recurrence: XLA's (%s)", error)
         return False
+
+
+def recurrence_as_one_program(config: Config, device: Any) -> bool:
+    """Returns whether the recurrence is one program of the GPU; compares it with XLA's loop first.
+
+    Raises:
+      UserError: If the configuration asks for it and it cannot be used.
+    """
+    if config.training.recurrence != "pallas":
+        return False  # "auto" would take it where it has been timed and was faster: nowhere yet.
+    from ser_jax.models import recurrence_gpu  # Pallas takes long to import, and hardly anybody needs it.
+
+    units = config.model.lstm_units
+    try:
+        if config.system not in CRNN_SYSTEMS or "NVIDIA" not in device.device_kind:
+            raise UnavailableError(f"it is for {', '.join(CRNN_SYSTEMS)} on GPUs of NVIDIA")
+        if not recurrence_gpu.fits(units):
+            raise UnavailableError(f"the LSTM has {units} units, and it takes powers of two from {recurrence_gpu.ROWS}")
+        kernel_parity.compare_recurrence(recurrence_gpu.recur, units)
+    except UnavailableError as error:
+        raise UserError(f"training.recurrence=pallas cannot be: {error}; use training.recurrence=auto") from error
+    log.info("recurrence: one program, which gives the results of XLA's loop")
+    return True
 
 
 def make_recipe(config: Config) -> Recipe:

@@ -14,7 +14,7 @@ from ser_jax import config as configuration
 from ser_jax import machinery
 from ser_jax.errors import UserError
 from ser_jax.features.extract import Features
-from ser_jax.models import build
+from ser_jax.models import build, recurrence_gpu
 from ser_jax.models.arithmetic import DEFAULT, Arithmetic
 from ser_jax.models.native_library import UnavailableError
 from ser_jax.training import mesh
@@ -32,11 +32,13 @@ FIT = 4  # runs on a GPU
 def made(monkeypatch) -> Any:
     """What `make_programs` makes programs of: a function of keys of `training` that returns system and arguments."""
 
-    def make(platform="cpu", there=2, runs=5, training=True, system="multi_crnn", **changes: Any) -> Any:
+    def make(
+        platform="cpu", there=2, runs=5, training=True, system="multi_crnn", units=128, kind="cpu", **changes: Any
+    ) -> Any:
         c = configuration.get_config()
-        c.system = system
+        c.system, c.model.lstm_units = system, units
         c.training.update({"kernels": "xla"} | changes)
-        devices: Any = [SimpleNamespace(platform=platform)] * there
+        devices: Any = [SimpleNamespace(platform=platform, device_kind=kind)] * there
         return machinery.make_programs(c, DATASET, PROTOCOL, devices, runs, training=training)
 
     monkeypatch.setattr(
@@ -73,19 +75,51 @@ def test_an_epoch_of_steps_is_one_program_on_accelerators(platform, dispatch, ch
 def test_own_kernels_train_on_a_cpu_in_float32(changes, native, made, monkeypatch, caplog):
     """There is no compiler to be had on some machines; then XLA trains, and says so."""
     caplog.set_level("INFO")
-    monkeypatch.setattr(machinery.native_parity, "prepare", lambda of_training: "cc 1")
+    monkeypatch.setattr(machinery.kernel_parity, "prepare", lambda of_training: "cc 1")
     assert made(**{"kernels": "auto"} | changes)[0].arithmetic.native == native
     assert ("kernels compiled by cc 1" in caplog.text) == native
 
     def fails(of_training):
         raise UnavailableError("no compiler")
 
-    monkeypatch.setattr(machinery.native_parity, "prepare", fails)
+    monkeypatch.setattr(machinery.kernel_parity, "prepare", fails)
     assert not made(**{"kernels": "auto"} | changes)[0].arithmetic.native
     assert ("XLA's (no compiler)" in caplog.text) == native
     if changes.get("kernels") != "xla" and changes.get("system") != "end2you":
         with pytest.raises(UserError, match="training.kernels=native cannot be: .*; training.kernels=auto takes"):
             made(**changes | {"kernels": "native"})
+
+
+GPU = {"platform": "gpu", "kind": "NVIDIA H200"}
+
+
+@pytest.mark.parametrize("wanted", ["auto", "scan", "pallas"])
+def test_the_recurrence_is_one_program_where_it_is_asked_for(wanted, made, caplog):
+    """`auto` waits for a GPU on which it was timed. It is compared with the loop first, here interpreted."""
+    caplog.set_level("INFO")
+    assert made(**GPU, recurrence=wanted)[0].arithmetic.pallas == (wanted == "pallas")
+    assert ("which gives the results of XLA's loop" in caplog.text) == (wanted == "pallas")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "it is for plain_crnn, hsf_crnn, multi_crnn on GPUs of NVIDIA"),
+        ({"platform": "tpu", "kind": "TPU v5e"}, "it is for plain_crnn, hsf_crnn, multi_crnn on GPUs of NVIDIA"),
+        (GPU | {"system": "end2you"}, "it is for plain_crnn, hsf_crnn, multi_crnn on GPUs of NVIDIA"),
+        (GPU | {"units": 100}, "the LSTM has 100 units, and it takes powers of two from 16"),
+    ],
+)
+def test_where_the_recurrence_cannot_be_one_program(changes, reason, made):
+    with pytest.raises(UserError, match=f"training.recurrence=pallas cannot be: {reason}; use training.recurrence="):
+        made(**changes, recurrence="pallas")
+
+
+def test_a_recurrence_that_errs_is_refused(made, monkeypatch):
+    exact: Any = recurrence_gpu.recur
+    monkeypatch.setattr(recurrence_gpu, "recur", lambda *given: 1.001 * exact(*given))
+    with pytest.raises(UserError, match=r"cannot be: its results differ from those of XLA's loop by 1\.\de-03"):
+        made(**GPU, recurrence="pallas")
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])

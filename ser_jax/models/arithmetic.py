@@ -20,11 +20,13 @@ class Arithmetic(NamedTuple):
       unfold: Whether convolutions are written as matrix products of shifted copies: slower than XLA's convolution by
         itself, much faster inside loops on a CPU and where every run of a group has kernels of its own.
       native: Whether convolution and recurrence are the package's own kernels (native.py): float32 on CPUs only.
+      pallas: Whether the recurrence is one program of the GPU (recurrence_gpu.py) instead of a loop of XLA's.
     """
 
     operands: Any = None
     unfold: bool = False
     native: bool = False
+    pallas: bool = False
 
 
 DEFAULT = Arithmetic()

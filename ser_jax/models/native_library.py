@@ -2,7 +2,7 @@
 
 What was compiled is kept in the cache folder, private to the user, under a name that follows from source, compiler,
 processor and jaxlib. A file is only loaded with its SHA-256 beside it, which is written when the kernels have been
-compared with XLA's (native_parity.py).
+compared with XLA's (kernel_parity.py).
 """
 
 import ctypes

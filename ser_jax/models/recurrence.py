@@ -49,7 +49,12 @@ def lstm(
     projected = add_bias(product(jnp.swapaxes(inputs, 0, 1), kernel, arithmetic.operands), bias)
     if arithmetic.native:
         return jnp.swapaxes(native.recur(projected, recurrent_kernel), 0, 1)
-    return jnp.swapaxes(recur(projected, recurrent_kernel, arithmetic.operands), 0, 1)
+    form = recur
+    if arithmetic.pallas:
+        from ser_jax.models import recurrence_gpu  # Pallas takes long to import, and hardly anybody needs it.
+
+        form = recurrence_gpu.recur
+    return jnp.swapaxes(form(projected, recurrent_kernel, arithmetic.operands), 0, 1)
 
 
 def resume(

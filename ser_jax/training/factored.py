@@ -123,7 +123,7 @@ def update(
 def differences() -> Iterator[float]:
     """Yields how far kernel and moments are from those of the optimiser after two updates, as shares of the largest.
 
-    For `native_parity.prepare`.
+    For `kernel_parity.prepare`.
     """
     rng = np.random.default_rng(1)
     params = own = {"w": jnp.asarray(rng.standard_normal((70, 45)), jnp.float32)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ser_jax import config as configuration
 from ser_jax.arrays.inputs import Inputs
-from ser_jax.models import build, convolution, native, native_library, native_parity, recurrence
+from ser_jax.models import build, convolution, kernel_parity, native, native_library, recurrence
 from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.models.native_library import UnavailableError
 from ser_jax.training import factored
@@ -207,8 +207,8 @@ def test_kernels_that_err_are_not_used(monkeypatch):
     monkeypatch.setattr(native, "recur", lambda *given: 1.001 * exact(*given))
     content = library.path.read_bytes()
     with pytest.raises(UnavailableError, match=r"differs from XLA's results by [5-9]\.\de-04|1\.\de-03"):
-        native_parity.prepare(factored.differences)
+        kernel_parity.prepare(factored.differences)
     assert not library.path.exists()
     library.path.write_bytes(content)
     monkeypatch.undo()
-    assert native_parity.prepare(factored.differences) == library.compiler and library.trusted
+    assert kernel_parity.prepare(factored.differences) == library.compiler and library.trusted

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.skipif(native_library.compiler() is None, reason="there
 
 PREPARE = """
 import ser_jax
-from ser_jax.models import native_library, native_parity
+from ser_jax.models import native_library, kernel_parity
 from ser_jax.training import factored
 try:
-    print(native_parity.prepare(factored.differences))
+    print(kernel_parity.prepare(factored.differences))
 except native_library.UnavailableError as error:
     print('unavailable:', error)
 """

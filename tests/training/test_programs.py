@@ -10,12 +10,16 @@ import jax.monitoring
 import numpy as np
 import pytest
 import tiny
+from jax import export
 
+from ser_jax.models import build
+from ser_jax.models.arithmetic import Arithmetic
 from ser_jax.training import step as steps
 
 STEPS = 30
 LEARNING_RATE = 1e-3  # the default, for which 1e-5 is promised
 CHUNK = 7
+TRITON = "__gpu$xla.gpu.triton"
 pytestmark = pytest.mark.xdist_group("training")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 # Size of the group, devices, chunk.
@@ -92,6 +96,40 @@ def test_same_devices_same_bits(chunk):
     assert tiny.bits(first) == tiny.bits(again)
     assert tiny.bits(member(first, 0)) == tiny.bits(member(swapped, 1))
     assert tiny.bits(member(first, 0)) != tiny.bits(member(first, 1))
+
+
+@functools.cache
+def for_gpus(pallas: bool) -> Any:
+    """Two runs in one program of `CHUNK` steps, the recurrence by XLA's loop or as its own program; batches."""
+    c = tiny.config().copy_and_resolve_references()
+    c.model.lstm_units = 16
+    system = build.build_model(c, len(tiny.CLASSES), Arithmetic(unfold=True, pallas=pallas))
+    order, rows, mask = (values[:CHUNK] for values in batches())
+    return tiny.new_programs(2, 1, CHUNK, learning_rate=LEARNING_RATE, system=system), order, rows[:, :2], mask[:, :2]
+
+
+def test_the_recurrence_of_gpus_trains_the_same():
+    """In a loop over steps, with a program of its own for every shape, run by run beside others; interpreted."""
+    found = []
+    for pallas in (False, True):
+        programs, *some = for_gpus(pallas)
+        found.append(jax.device_get(programs.train(programs.init([0, 1])[0], programs.put(stacked([0, 1])), *some)))
+    tiny.assert_close(found[1].params, found[0].params, 1e-5)
+    assert found[1].adam.count.min() >= 3 and found[1].counters.skipped.max() == 0
+
+
+@pytest.mark.parametrize(("platform", "pallas"), [("cuda", False), ("cuda", True), ("tpu", False)])
+def test_steps_are_one_program_of_every_accelerator(platform, pallas):
+    """As far as jax lowers it without the device: all shapes in one; with Triton's kernels, one forward and one
+    backward for every shape, there is no loop but that over the steps."""
+    programs, *some = for_gpus(pallas)
+    allowed = [export.DisabledSafetyCheck.custom_call(name) for name in (TRITON, "Sharding")]
+    lowered = export.export(programs._engine._train, platforms=[platform], disabled_checks=allowed)(
+        programs._engine.buckets, programs.init([0, 1])[0], programs.put(stacked([0, 1])), *programs._engine._put(*some)
+    )
+    module, shapes = lowered.mlir_module(), len(tiny.buckets())
+    assert module.count(f"custom_call @{TRITON}") == 2 * shapes * pallas
+    assert module.count("stablehlo.while") == 1 + 2 * shapes * (not pallas)
 
 
 def train_in_parts(programs: Any, parts: Sequence[tuple[np.ndarray, ...]]) -> steps.TrainState:

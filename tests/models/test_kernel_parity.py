@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from ser_jax.models import convolution, native, native_parity, recurrence
+from ser_jax.models import convolution, kernel_parity, native, recurrence
 from ser_jax.models.native_library import Library, UnavailableError
 
 USUAL: Any = convolution.pooled_convolution
@@ -18,16 +18,16 @@ def library(tmp_path, monkeypatch) -> Library:
     path = Path(tmp_path / "kernels.so")
     path.write_bytes(b"compiled")
     found = Library(path, "cc 1", "")
-    monkeypatch.setattr(native_parity, "load", lambda: found)
+    monkeypatch.setattr(kernel_parity, "load", lambda: found)
     monkeypatch.setattr(native, "recur", recurrence.recur)
     monkeypatch.setattr(native, "pooled_convolution", USUAL)
     return found
 
 
 def test_equal_results_are_noted_and_not_compared_again(library, monkeypatch):
-    assert native_parity.prepare(lambda: iter([0.0])) == "cc 1" and library.trusted
+    assert kernel_parity.prepare(lambda: iter([0.0])) == "cc 1" and library.trusted
     monkeypatch.setattr(native, "pooled_convolution", lambda *given, **stride: 2 * USUAL(*given, **stride))
-    assert native_parity.prepare(lambda: iter([0.0])) == "cc 1"
+    assert kernel_parity.prepare(lambda: iter([0.0])) == "cc 1"
 
 
 def test_nan_in_one_gradient_is_a_difference(library, monkeypatch):
@@ -38,5 +38,5 @@ def test_nan_in_one_gradient_is_a_difference(library, monkeypatch):
         lambda x, kernel, bias, stride: USUAL(x, kernel, bias, stride) + jnp.sqrt(0 * bias)[None, None],
     )
     with pytest.raises(UnavailableError, match=r"what cc 1 has compiled differs from XLA's results by nan"):
-        native_parity.prepare(lambda: iter([0.0]))
+        kernel_parity.prepare(lambda: iter([0.0]))
     assert not library.path.exists() and not library.trusted
