@@ -55,9 +55,9 @@ def simulated_buckets(config: Config, utterances: int, batch: int) -> tuple[np.n
 def a_few(config: Config, sizes: np.ndarray, each: int) -> tuple[Dataset, Protocol]:
     """Returns as many utterances of each size, and makes the configuration keep these sizes."""
     config.training.shapes = len(sizes)
-    frames = [np.zeros((length, workload.BANDS), np.float32) for length in np.repeat(sizes, each)]
-    columns = workload.FUNCTIONALS * build.uses_hsf(config)
-    hsf = np.random.default_rng(0).standard_normal((len(frames), columns), np.float32)
+    rng = np.random.default_rng(0)
+    frames = [rng.standard_normal((length, workload.BANDS), np.float32) for length in np.repeat(sizes, each)]
+    hsf = rng.standard_normal((len(frames), workload.FUNCTIONALS * build.uses_hsf(config)), np.float32)
     return make_data(config, workload.Workload(frames, hsf, np.arange(len(frames)) % workload.CLASSES))
 
 

@@ -75,9 +75,11 @@ class Panels {
   template <typename At>  // At(k, column) gives the value
   Panels(int64_t depth, int64_t columns, At at)
       : columns(columns), depth_(depth), values_((columns + kPanel - 1) / kPanel * depth * kPanel) {
-    for (int64_t column = 0; column < columns; ++column) {
-      float* to = &values_[column / kPanel * depth * kPanel + column % kPanel];
-      for (int64_t k = 0; k < depth; ++k) to[k * kPanel] = at(k, column);
+    for (int64_t first = 0; first < columns; first += kPanel) {
+      for (int64_t k = 0; k < depth; ++k) {
+        float* to = &values_[first * depth + k * kPanel];
+        for (int64_t c = 0; c < std::min(kPanel, columns - first); ++c) to[c] = at(k, first + c);
+      }
     }
   }
   const float* panel(int64_t column) const { return &values_[column * depth_]; }
@@ -239,36 +241,99 @@ void Unpool(const Convolution& s, const uint8_t* which, const float* slope, int6
   }
 }
 
-// Gradients of kernel [width, M, C] and bias [C].
+// Eight values, whatever the machine: frames of a multiple of them are then read without crossing lines of the cache.
+constexpr int64_t kSome = 8;
+typedef float Some __attribute__((vector_size(4 * kSome)));
+#if defined(__AVX512F__)
+constexpr int64_t kSums = 25;  // of 32 registers
+#else
+constexpr int64_t kSums = 12;
+#endif
+
+// The sum of values[:count]; kSome values behind them are overwritten.
+float Sum(float* values, int64_t count) {
+  Some sum{};
+  std::memset(values + count, 0, sizeof(sum));
+  for (int64_t n = 0; n < count; n += kSome) {
+    Some v;
+    std::memcpy(&v, values + n, sizeof(v));
+    sum += v;
+  }
+  return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+// to[:size] += Σ_n values[n] · x[starts[n] : starts[n] + size], kSome ≤ size ≤ kSome · N. The last sums may repeat some
+// of those before them, which are then left out.
+template <int N = kSums>
+void AddRows(const float* x, const int32_t* starts, const float* values, int64_t count, float* to, int64_t size) {
+  if constexpr (N > 1) {
+    if (size <= kSome * (N - 1)) return AddRows<N - 1>(x, starts, values, count, to, size);
+  }
+  const int64_t last = size - kSome;
+  Some sum[N] = {};
+  for (int64_t n = 0; n < count; ++n) {
+    const float* from = x + starts[n];
+#pragma GCC unroll 32
+    for (int i = 0; i < N; ++i) {
+      Some v;
+      std::memcpy(&v, from + (i < N - 1 ? i * kSome : last), sizeof(v));
+      sum[i] += values[n] * v;
+    }
+  }
+  for (int i = 0; i < N - 1; ++i) {
+    for (int64_t lane = 0; lane < kSome; ++lane) to[i * kSome + lane] += sum[i][lane];
+  }
+  for (int64_t at = (N - 1) * kSome; at < size; ++at) to[at] += sum[N - 1][at - last];
+}
+
+// Gradients of kernel [width, M, C] and bias [C]. Of the rows under a pool only that of its maximum has a slope: what is
+// added up are windows of frames, filter by filter, half as many products as there are rows.
 ffi::Error ConvolveKernelGradient(ffi::ThreadPool pool, Floats x, Bytes which, Floats slope, int64_t stride,
                                   FloatsOut kernel, FloatsOut bias) {
   constexpr int64_t kShares = 8;  // always, so that the order of the sum does not depend on the threads
+  constexpr int64_t kBlock = 48;  // pooled rows whose frames stay in the first cache for all filters
   const auto in = x.dimensions(), k = kernel->dimensions();
   const Convolution s{in[0], in[1], in[2], k[0], k[2], stride};
-  const int64_t depth = s.width * s.channels, rows = s.rows(), columns = s.panels() * kPanel;
-  const int64_t shares = std::min(kShares, s.batch), part = (depth + 1) * columns;
-  std::vector<float> sums(shares * part);  // the last row is the bias's
+  const int64_t depth = s.width * s.channels, shares = std::min(kShares, s.batch), part = (depth + 1) * s.filters;
+  const int64_t passes = (depth + kSome * kSums - 1) / (kSome * kSums);
+  std::vector<float> sums(shares * part);  // the kernel of every filter, then the bias
   Parallel(pool, shares, [&](int64_t share) {
-    float* slopes = Scratch(rows * kPanel);
+    int32_t starts[kBlock];
+    float values[kBlock + kSome];
     for (int64_t b = share * s.batch / shares; b < (share + 1) * s.batch / shares; ++b) {
       const float* frames = x.typed_data() + b * s.frames * s.channels;
-      const int64_t from = b * s.pooled() * s.filters;
-      for (int64_t first = 0; first < s.filters; first += kPanel) {
-        Unpool(s, which.typed_data() + from, slope.typed_data() + from, first, 0, slopes);
-        float* to = &sums[share * part + first];
-        Multiply(depth, {frames, 1, s.channels}, slopes, rows, to, columns, to, columns, kPanel);
-        const float one = 1;
-        Multiply(1, {&one, 0, 0}, slopes, rows, to + depth * columns, columns, to + depth * columns, columns, kPanel);
+      for (int64_t first = 0; first < s.pooled(); first += kBlock) {
+        for (int64_t c = 0; c < s.filters; ++c) {
+          float* to = &sums[share * part + c * depth];
+          int64_t count = 0;
+          for (int64_t p = first; p < std::min(first + kBlock, s.pooled()); ++p) {
+            const int64_t at = (b * s.pooled() + p) * s.filters + c;
+            const int64_t offset = which.typed_data()[at];
+            starts[count] = static_cast<int32_t>((p * s.stride + offset) * s.channels);
+            values[count] = slope.typed_data()[at];
+            count += offset != kDead;
+          }
+          sums[share * part + depth * s.filters + c] += Sum(values, count);
+          for (int64_t pass = 0; pass < passes; ++pass) {
+            const int64_t from = pass * depth / passes, size = (pass + 1) * depth / passes - from;
+            if (size >= kSome) {
+              AddRows(frames + from, starts, values, count, to + from, size);
+            } else {
+              for (int64_t n = 0; n < count; ++n) {
+                for (int64_t d = from; d < from + size; ++d) to[d] += values[n] * frames[starts[n] + d];
+              }
+            }
+          }
+        }
       }
     }
   });
-  for (int64_t d = 0; d <= depth; ++d) {
-    float* to = d < depth ? kernel->typed_data() + d * s.filters : bias->typed_data();
-    for (int64_t c = 0; c < s.filters; ++c) {
-      float total = 0;
-      for (int64_t share = 0; share < shares; ++share) total += sums[share * part + d * columns + c];
-      to[c] = total;
-    }
+  for (int64_t share = 1; share < shares; ++share) {
+    for (int64_t n = 0; n < part; ++n) sums[n] += sums[share * part + n];
+  }
+  for (int64_t c = 0; c < s.filters; ++c) {
+    for (int64_t d = 0; d < depth; ++d) kernel->typed_data()[d * s.filters + c] = sums[c * depth + d];
+    bias->typed_data()[c] = sums[depth * s.filters + c];
   }
   return ffi::Error::Success();
 }

@@ -80,7 +80,9 @@ def _recur_forward(projected: Array, recurrent_kernel: Array) -> tuple[Array, tu
 def _recur_backward(residuals: tuple[Array, ...], slope: Array) -> tuple[Array, Array]:
     hidden, cell, gates, recurrent_kernel = residuals
     of_projected = _call("lstm_backward", _like(gates), cell, gates, recurrent_kernel, slope)
-    return of_projected, jnp.einsum("tbh,tbz->hz", hidden[:-1], of_projected[1:])
+    before = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])  # A slice of both would copy the larger one.
+    rows = before.reshape(-1, before.shape[-1]), of_projected.reshape(-1, of_projected.shape[-1])
+    return of_projected, jnp.einsum("rh,rz->hz", *rows)
 
 
 recur.defvjp(_recur_forward, _recur_backward)

@@ -68,12 +68,15 @@ def test_it_is_the_optimiser(sizes, clip_norm, weight_decay, seed):
         params, state = updated(params, state, {"w": factors}, **recipe)
     with jax.enable_x64(True):
         exact = {"w": jnp.asarray(kernel, jnp.float64)}
-        expected, good = optimiser.init(exact), jnp.array(True)
+        expected, good, known = optimiser.init(exact), jnp.array(True), True
         for factors in seen:
             inputs, slopes = (jnp.asarray(values, jnp.float64) for values in factors)
             gradient = {"w": inputs.T @ slopes}
             norm = optimiser.global_norm(gradient)
             expected = optimiser.update_moments(expected, gradient, norm, good, clip_norm=clip_norm)
+            # Where a mean is nearly 0, float32 does not know its direction, and Adam's step is all direction.
+            mean = np.abs(expected.moment1["w"])
+            known = known & (mean > 1e-4 * mean.max())
             exact, _ = optimiser.update_params(
                 *(exact, None, expected, good), learning_rate=0.1, weight_decay=weight_decay, ema=0.0
             )
@@ -84,8 +87,7 @@ def test_it_is_the_optimiser(sizes, clip_norm, weight_decay, seed):
     np.testing.assert_allclose(
         state.moment2["w"], expected.moment2["w"], atol=2e-6 * np.abs(expected.moment2["w"]).max()
     )
-    # Where a gradient is nearly 0, float32 does not know its direction, and Adam's step is all direction.
-    known = np.abs(expected.moment1["w"]) > 1e-4 * np.abs(expected.moment1["w"]).max()
+    assert known.mean() > 0.5
     np.testing.assert_allclose(params["w"][known], exact["w"][known], rtol=0, atol=1e-3 * 0.1)
 
 
