@@ -68,7 +68,7 @@ def test_it_is_the_optimiser(sizes, clip_norm, weight_decay, seed):
         params, state = updated(params, state, {"w": factors}, **recipe)
     with jax.enable_x64(True):
         exact = {"w": jnp.asarray(kernel, jnp.float64)}
-        expected, good, known = optimiser.init(exact), jnp.array(True), True
+        expected, good, known = optimiser.init(exact), jnp.array(True), np.ones((wide, narrow), bool)
         for factors in seen:
             inputs, slopes = (jnp.asarray(values, jnp.float64) for values in factors)
             gradient = {"w": inputs.T @ slopes}
@@ -76,7 +76,7 @@ def test_it_is_the_optimiser(sizes, clip_norm, weight_decay, seed):
             expected = optimiser.update_moments(expected, gradient, norm, good, clip_norm=clip_norm)
             # Where a mean is nearly 0, float32 does not know its direction, and Adam's step is all direction.
             mean = np.abs(expected.moment1["w"])
-            known = known & (mean > 1e-4 * mean.max())
+            known &= mean > 1e-4 * mean.max()
             exact, _ = optimiser.update_params(
                 *(exact, None, expected, good), learning_rate=0.1, weight_decay=weight_decay, ema=0.0
             )
