@@ -68,6 +68,7 @@ class Group:
       size: How many at once.
       chunk: Steps that are handed over together.
       steps: Steps of an epoch.
+      frames: Frames that an epoch computes with, padding included.
     """
 
     def __init__(self, config: Config, dataset: Dataset, protocol: Protocol, devices: list[Any], runs: int):
@@ -79,6 +80,8 @@ class Group:
         self._rows = dataset.rows(fold.train)
         self._steps = plans.steps_per_bucket([self._rows], self._batch_size)
         self.steps = int(self._steps.sum())
+        lengths = np.array([bucket.frames.shape[1] for bucket in dataset.buckets])
+        self.frames = int(self._batch_size * self._steps @ lengths)
         statistics = dataset.device_statistics(dataset.statistics(fold.train))
         constants = RunConstants(statistics, np.ones(workload.CLASSES, np.float32))
         self._constants = self._programs.put(jax.tree.map(lambda leaf: np.stack([leaf] * self.size), constants))

@@ -143,6 +143,7 @@ def measure_system(system: str, options: argparse.Namespace) -> dict[str, Any]:
         "utterances": len(work.targets),
         "segments": workload.segments(work.log_mel),
         "gflop": flops.epoch(config, work.log_mel, workload.CLASSES) / 1e9,
+        "percent_real": 100 * sum(map(len, work.log_mel)) / groups[0][1].frames,
     }
     workers: list[process.Worker] = []
     try:
@@ -241,7 +242,8 @@ def print_result(system: str, options: argparse.Namespace, result: dict[str, Any
     """Prints the table of one system."""
     title = (
         f"{system}, {options.precision}: {result['utterances']} utterances, {result['segments']} segments of 30/20 "
-        f"frames, {result['gflop']:.0f} GFLOP per epoch; floor {result['floor_gflops']:.0f} GFLOP/s; "
+        f"frames, {result['gflop']:.0f} GFLOP per epoch; {result['percent_real']:.0f} % of our frames are no padding; "
+        f"floor {result['floor_gflops']:.0f} GFLOP/s; "
         f"medians of {options.rounds}"
     )
     columns = ("candidate", "runs at once", "s per epoch", "least–most", "segments/s", "ours ÷ this", "% of floor")
