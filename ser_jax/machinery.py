@@ -155,8 +155,10 @@ def recurrence_as_one_program(config: Config, device: Any) -> bool:
 
     units = config.model.lstm_units
     try:
-        if config.system not in CRNN_SYSTEMS or "NVIDIA" not in device.device_kind:
-            raise UnavailableError(f"it is for {', '.join(CRNN_SYSTEMS)} on GPUs of NVIDIA")
+        if config.system not in CRNN_SYSTEMS:
+            raise UnavailableError(f"it is for {', '.join(CRNN_SYSTEMS)}, not for {config.system}")
+        if "NVIDIA" not in device.device_kind:
+            raise UnavailableError(f"it is for GPUs of NVIDIA, not for {device.device_kind}")
         if not recurrence_gpu.fits(units):
             raise UnavailableError(f"the LSTM has {units} units, and it takes powers of two from {recurrence_gpu.ROWS}")
         kernel_parity.compare_recurrence(recurrence_gpu.recur, units)
