@@ -146,7 +146,9 @@ def test_nobody_waits_for_the_dead_or_hung(number, lost, left, corpus, alone, tm
     processes = start(explicit(2), *command, "--config.training.checkpoint_seconds=0")
     until(lambda: have_saved(tmp_path / "run"), processes)
     processes[lost].send(number)
-    assert processes[left].ends_within(4 * TIMEOUT) and processes[left].wait().code == ABORTED
+    assert processes[left].ends_within(4 * TIMEOUT)
+    ended = processes[left].wait()
+    assert ended.code == ABORTED and "Aborted" in ended.err and "Thread 0x" not in ended.err, ended
     if number == signal.SIGSTOP:
         processes[lost].send(signal.SIGKILL)
     assert processes[lost].wait().code == -signal.SIGKILL

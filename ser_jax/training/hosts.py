@@ -6,6 +6,7 @@ store of jax's multi-controller runtime, whose heartbeats also end the process (
 """
 
 import contextlib
+import faulthandler
 import json
 import logging
 import os
@@ -189,6 +190,9 @@ def joined(mode: str, seconds: float) -> Iterator[Hosts]:
 def _start(arguments: Mapping[str, Any], seconds: float) -> Hosts:
     # A handler of its own for SIGTERM, which would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
+    # The runtime aborts in a thread of its own. A dump of all threads, which absl asks for, would read what the others
+    # do meanwhile, and now and then end in a segmentation fault, which no scheduler takes for a lost host.
+    faulthandler.enable(all_threads=False)
     late = threading.Timer(seconds, _nobody_came, (arguments, seconds))
     late.daemon = True
     late.start()
