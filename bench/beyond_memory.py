@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--case", type=int, default=0, help="one size; the others are left out")
     options = parser.parse_args()
     if options.case:
+        if not options.folder:
+            parser.error("--case needs a --folder, in which its shards stay")
         print(json.dumps(run_case(options.case, options.system, options.steps, Path(options.folder))))
         return
     result = measure.environment("jax", "jaxlib", "numpy", "grain", "array_record") | {"system": options.system}

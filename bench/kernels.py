@@ -70,7 +70,8 @@ def main() -> None:
     cpu = devices[0].platform == "cpu"
     changes = {"kernels": "native"} if cpu else {"recurrence": "pallas"}
     candidates: dict[str, Callable[[], None]] = {"floor": floor()}
-    for part in parts(cpu):
+    of_step = parts(cpu)
+    for part in of_step:
         for form, function in part.forms.items():
             candidates[f"{part.name}, {form}"] = repeated(function, part, options.runs)
     for form, keys in {"XLA": {"kernels": "xla"}, "own": changes}.items():
@@ -79,7 +80,7 @@ def main() -> None:
         updates = {"XLA": written(), "own": by_factors()}
         candidates |= {f"{UPDATE}, {form}": updating(step) for form, step in updates.items()}
     taken = {name: measure.median(values) for name, values in measure.alternate(candidates, options.rounds).items()}
-    result = table(taken, [(part.name, part.products) for part in parts(cpu)], options.runs, options.rounds)
+    result = table(taken, [(part.name, part.products) for part in of_step], options.runs, options.rounds)
     environment = measure.environment("jax", "jaxlib")
     print(f"\n{environment}")
     measure.write_json(options.json, {"environment": environment, "runs": options.runs} | result)

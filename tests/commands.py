@@ -81,10 +81,6 @@ class Started:
         caught = re.search(r"SigCgt:\s+(\w+)", status.read_text() if status.is_file() else "")
         return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
-    def says(self, words: str) -> bool:
-        """Whether its log holds these words by now."""
-        return words in (Path(self._folder.name) / "2").read_text()
-
     def ends_within(self, seconds: float) -> bool:
         self._process.join(seconds)
         return not self.running

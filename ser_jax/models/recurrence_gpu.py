@@ -1,9 +1,8 @@
 """The recurrence of an LSTM as one GPU program: all steps of a block of rows without going back to the host or to XLA.
 
 What `recurrence.recur` computes, written in Pallas for Triton. A block of rows keeps its state in registers and reads
-the recurrent kernel, which stays in the GPU's caches, gate by gate. XLA's loop starts several programs per step
-instead, and a small recurrence is bound by these starts. Only CUDA compiles it; elsewhere it is interpreted, which is
-for tests.
+the recurrent kernel, which is small enough for the GPU's caches, gate by gate; XLA's loop starts programs anew in every
+step. Which of them is faster is to be measured. Only CUDA compiles it; elsewhere it is interpreted, which is for tests.
 """
 
 import functools

@@ -192,7 +192,8 @@ def _start(arguments: Mapping[str, Any], seconds: float) -> Hosts:
     jax.config.update("jax_enable_preemption_service", False)
     # The runtime aborts in a thread of its own. A dump of all threads, which absl asks for, would read what the others
     # do meanwhile, and now and then end in a segmentation fault, which no scheduler takes for a lost host.
-    faulthandler.enable(all_threads=False)
+    if faulthandler.is_enabled():
+        faulthandler.enable(all_threads=False)
     late = threading.Timer(seconds, _nobody_came, (arguments, seconds))
     late.daemon = True
     late.start()

@@ -7,6 +7,7 @@ has something to save.
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -79,6 +80,8 @@ def farewell(number: int) -> str:
 def leaving_on_sigterm(exit_code: int) -> Iterator[None]:
     """Has SIGTERM raise Interrupted, and ends the process if that has not left after `GRACE` seconds.
 
+    What a handler raises in a destructor or in the hooks of a fork, Python drops; it is then raised again.
+
     Python runs handlers between its own instructions only. A thread therefore reads what Python's handler in C writes,
     and ends the process if the main thread does not come back; not while a `Watch` is entered that saves.
 
@@ -87,17 +90,26 @@ def leaving_on_sigterm(exit_code: int) -> Iterator[None]:
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    left = threading.Event()
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    left, dropped = threading.Event(), threading.Event()
+    before, report = signal.signal(signal.SIGTERM, _interrupt), sys.unraisablehook
+
+    def raise_again(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):
+            return report(unraisable)
+        signal.signal(signal.SIGTERM, _interrupt)
+        dropped.set()  # Here it would be dropped once more: the thread sends the signal.
+
+    sys.unraisablehook = raise_again
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     guard = threading.Thread(
-        target=_end_in_time, args=(reader, left, exit_code), daemon=True, name="leaving_on_sigterm"
+        target=_end_in_time, args=(reader, left, dropped, exit_code), daemon=True, name="leaving_on_sigterm"
     )
     guard.start()
     try:
         yield
     finally:
         left.set()
+        sys.unraisablehook = report
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, before)
         os.close(writer)  # The thread reads the end of the pipe, if it has not read a signal.
@@ -111,12 +123,15 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
 
-def _end_in_time(reader: int, left: threading.Event, exit_code: int) -> None:
+def _end_in_time(reader: int, left: threading.Event, dropped: threading.Event, exit_code: int) -> None:
     while received := os.read(reader, 1):
         if received[0] == signal.SIGTERM:
             break
     seconds = GRACE
     while not left.wait(_POLL):
+        if dropped.is_set():
+            dropped.clear()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         seconds = GRACE if any(watch.saves for watch in _watching) else seconds - _POLL
         if seconds <= 0:
             for watch in _watching:

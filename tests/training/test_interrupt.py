@@ -1,13 +1,20 @@
 """Signals: noted, not obeyed at once; a second Ctrl-C is; the handlers of before come back."""
 
 import signal
+import sys
 import threading
+import time
+import weakref
 
 import pytest
 
-from ser_jax.training.interrupt import Interrupted, Watch, farewell, leaving_on_sigterm
+from ser_jax.training.interrupt import GRACE, Interrupted, Watch, farewell, leaving_on_sigterm
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+
+class Once:
+    """What nobody holds is destroyed at once."""
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +101,26 @@ def test_sigterm_raises_where_nothing_watches_and_only_once(earlier):
     assert earlier == []
     signal.raise_signal(signal.SIGTERM)
     assert earlier == [signal.SIGTERM], "the handler of before is back"
+
+
+def test_what_python_drops_is_raised_again(earlier, capfd):
+    """Such as what is raised in a destructor; and without a word of Python's about it."""
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGTERM"), leaving_on_sigterm(42):
+        weakref.finalize(Once(), signal.raise_signal, signal.SIGTERM)
+        while time.monotonic() < began + 2 * GRACE:
+            pass
+    assert time.monotonic() < began + GRACE and "ignored" not in capfd.readouterr().err and earlier == []
+
+
+def test_other_things_that_python_drops_are_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
+    with leaving_on_sigterm(42):
+        weakref.finalize(Once(), int, "x")
+        assert [type(value) for value in told] == [ValueError]
+    weakref.finalize(Once(), int, "x")
+    assert len(told) == 2, "the hook of before is back"
 
 
 def test_a_watch_has_it_until_it_ends(earlier):
