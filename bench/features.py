@@ -1,12 +1,13 @@
-"""Log-mel and ComParE functionals: ser_jax against librosa, kaldi-native-fbank and openSMILE's own worker pool.
+"""Log-mel and ComParE functionals: ser_jax against librosa, kaldi-native-fbank, openSMILE's pool.
 
     python bench/features.py --json=features.json       (peers: first run bench/peers.sh)
 
-Log-mel: noise with the lengths of IEMOCAP's turns, 16 kHz float32; every side gets the same arrays, has one process,
-one thread and the same core, and is checked before it is timed. librosa computes the same values. kaldi-native-fbank
-rounds the FFT to 512 points (half the work) and draws its triangles on the mel axis: only number, order and course of
-its frames are checked. Functionals: WAV files on disk to 6373 values in memory (openSMILE) or in the store (ser_jax).
-The throughput is that of workers that are ready; openSMILE starts its processes, by forking, within the timed call.
+Log-mel: noise with the lengths of IEMOCAP's turns, 16 kHz float32; every side gets the same arrays,
+has one process, one thread and the same core, and is checked before it is timed. librosa computes
+the same values. kaldi-native-fbank rounds the FFT to 512 points (half the work) and draws its
+triangles on the mel axis: only number, order and course of its frames are checked. Functionals: WAV
+files on disk to 6373 values in memory (openSMILE) or in the store (ser_jax). The throughput is that
+of workers that are ready; openSMILE starts its processes, by forking, within the timed call.
 """
 
 import argparse
@@ -44,49 +45,93 @@ def ser_jax_log_mel(waves: list[np.ndarray]) -> Callable[[], Frames]:
     return lambda: [log_mel(wave, _settings()) for wave in waves]
 
 
+def ser_jax_prepared(waves: list[np.ndarray]) -> Callable[[], Frames]:
+    """The same with all of the preparation that features.* can ask for."""
+    from ser_jax.features.logmel import log_mel
+    from ser_jax.features.preparation import Mix, normalise, prepare
+
+    mix = Mix(level="recording", remove_dc=True, trim="ends")
+    return lambda: [normalise(log_mel(prepare(w, mix), _settings()), "utterance") for w in waves]
+
+
 def librosa_melspectrogram(waves: list[np.ndarray]) -> Callable[[], Frames]:
-    """As librosa is usually written. It centres the window in the FFT: 312 zeros at both ends make its frames ours."""
+    """As librosa is usually written.
+
+    It centres the window in the FFT: 312 zeros at both ends make its frames ours.
+    """
     import librosa
 
     padded, window = [np.pad(wave, 312) for wave in waves], np.hamming(400).astype(np.float32)
-    options = {"sr": RATE, "n_fft": 1024, "win_length": 400, "hop_length": 160, "window": window, "center": False}
+    options = {
+        "sr": RATE,
+        "n_fft": 1024,
+        "win_length": 400,
+        "hop_length": 160,
+        "window": window,
+        "center": False,
+    }
     mel = {"n_mels": BANDS, "fmin": 0.0, "fmax": 8000.0, "htk": True, "norm": None, "power": 2.0}
 
     def work() -> Frames:
-        return [np.log(np.maximum(librosa.feature.melspectrogram(y=y, **options, **mel), FLOOR)).T for y in padded]
+        return [
+            np.log(np.maximum(librosa.feature.melspectrogram(y=y, **options, **mel), FLOOR)).T
+            for y in padded
+        ]
 
     return work
 
 
 def librosa_stft(waves: list[np.ndarray]) -> Callable[[], Frames]:
-    """The STFT of librosa; the filterbank, which `melspectrogram` makes anew in every call, is made once."""
+    """The STFT of librosa, with one filterbank; `melspectrogram` makes one in every call."""
     import librosa
 
     padded, window = [np.pad(wave, 312) for wave in waves], np.hamming(400).astype(np.float32)
-    filters = librosa.filters.mel(sr=RATE, n_fft=1024, n_mels=BANDS, fmin=0.0, fmax=8000.0, htk=True, norm=None)
-    options = {"n_fft": 1024, "win_length": 400, "hop_length": 160, "window": window, "center": False}
+    filters = librosa.filters.mel(
+        sr=RATE, n_fft=1024, n_mels=BANDS, fmin=0.0, fmax=8000.0, htk=True, norm=None
+    )
+    options = {
+        "n_fft": 1024,
+        "win_length": 400,
+        "hop_length": 160,
+        "window": window,
+        "center": False,
+    }
 
     def work() -> Frames:
-        return [np.log(np.maximum(filters @ np.abs(librosa.stft(y, **options)) ** 2, FLOOR)).T for y in padded]
+        return [
+            np.log(np.maximum(filters @ np.abs(librosa.stft(y, **options)) ** 2, FLOOR)).T
+            for y in padded
+        ]
 
     return work
 
 
 def kaldi_arrays(waves: list[Any], shift_ms: float = 10.0) -> Callable[[], Frames]:
-    """kaldi-native-fbank, each utterance at once, as the NumPy array that audio libraries return."""
+    """kaldi-native-fbank, each utterance at once, as the array that audio libraries return."""
     import kaldi_native_fbank as kaldi
 
     options = kaldi.FbankOptions()
     frame = options.frame_opts
-    frame.dither, frame.preemph_coeff, frame.remove_dc_offset, frame.window_type = 0.0, 0.0, False, "hamming"
+    frame.dither, frame.preemph_coeff, frame.remove_dc_offset, frame.window_type = (
+        0.0,
+        0.0,
+        False,
+        "hamming",
+    )
     frame.frame_shift_ms = shift_ms
-    options.mel_opts.num_bins, options.mel_opts.low_freq, options.mel_opts.high_freq = BANDS, 0.0, 8000.0
+    options.mel_opts.num_bins, options.mel_opts.low_freq, options.mel_opts.high_freq = (
+        BANDS,
+        0.0,
+        8000.0,
+    )
 
     def one(wave: Any) -> np.ndarray:
         extractor = kaldi.OnlineFbank(options)
         extractor.accept_waveform(RATE, wave)
         extractor.input_finished()
-        return np.stack([extractor.get_frame(number) for number in range(extractor.num_frames_ready)])
+        return np.stack(
+            [extractor.get_frame(number) for number in range(extractor.num_frames_ready)]
+        )
 
     return lambda: [one(wave) for wave in waves]
 
@@ -102,7 +147,7 @@ def kaldi_transfer(waves: list[np.ndarray]) -> Callable[[], Frames]:
 
 
 def opensmile_pool(folder: Path, workers: int, processes: bool) -> Callable[[], int]:
-    """The pool that openSMILE has itself, of threads or of processes; returns the number of rows."""
+    """The pool of openSMILE, of threads or processes; its work returns the number of rows."""
     import opensmile
 
     smile = opensmile.Smile(
@@ -118,6 +163,7 @@ def opensmile_pool(folder: Path, workers: int, processes: bool) -> Callable[[], 
 LOG_MEL = {
     # name in the table: (function above, whether it runs among the peers, the library)
     "ser_jax": (ser_jax_log_mel, False, "scipy"),
+    "ser_jax, prepared": (ser_jax_prepared, False, "scipy"),
     "librosa, melspectrogram": (librosa_melspectrogram, True, "librosa"),
     "librosa, filterbank made once": (librosa_stft, True, "librosa"),
     "kaldi-native-fbank, arrays": (kaldi_arrays, True, "kaldi-native-fbank"),
@@ -133,7 +179,7 @@ def _settings() -> Any:
 
 
 def serve(job: dict[str, Any]) -> None:
-    """A candidate's process: gets ready, says so, then does its work once per line it reads and answers the seconds."""
+    """A candidate's process: does its work once per line it reads and answers the seconds."""
     folder, begin = Path(job["folder"]), time.perf_counter()
     if job["pool"]:
         work: Callable[[], Any] = opensmile_pool(folder, *job["pool"])
@@ -154,7 +200,14 @@ def serve(job: dict[str, Any]) -> None:
 class Candidate:
     """A candidate's process, and how to ask it to work."""
 
-    def __init__(self, python: str, name: str, library: str, folder: Path, pool: tuple[int, bool] | None = None):
+    def __init__(
+        self,
+        python: str,
+        name: str,
+        library: str,
+        folder: Path,
+        pool: tuple[int, bool] | None = None,
+    ):
         """Starts it and waits until it is ready; `pool`: workers, whether they are processes."""
         self.name = name
         job = {"name": name, "library": library, "folder": str(folder), "pool": pool}
@@ -196,7 +249,9 @@ def speech_like(count: int, seed: int = 0) -> list[np.ndarray]:
     rng, waves = np.random.default_rng(seed), []
     for samples in rng.permutation(workload.samples(count)):
         noise = lfilter([0.02], [1.0, -0.9], rng.standard_normal(samples))
-        waves.append((noise * (1.1 + np.sin(2 * np.pi * 4 * np.arange(samples) / RATE))).astype(np.float32))
+        waves.append(
+            (noise * (1.1 + np.sin(2 * np.pi * 4 * np.arange(samples) / RATE))).astype(np.float32)
+        )
     return waves
 
 
@@ -209,7 +264,7 @@ def _waves(folder: Path) -> list[np.ndarray]:
 
 
 def check_log_mel(folder: Path, candidates: dict[str, Candidate]) -> dict[str, str]:
-    """Compares the first utterances with ser_jax's; returns the largest difference of librosa's in log energy.
+    """Compares the first utterances with ser_jax's; returns librosa's largest log difference.
 
     Raises:
       RuntimeError: If a candidate computes something else.
@@ -220,7 +275,7 @@ def check_log_mel(folder: Path, candidates: dict[str, Candidate]) -> dict[str, s
         saved[name] = np.load(folder / f"{number}.npy")
     ours, differences = saved["ser_jax"], {}
     for name, theirs in saved.items():
-        if name.endswith("transfer only"):
+        if name.endswith(("transfer only", "prepared")):
             continue
         same = theirs.shape == ours.shape
         if name.startswith("kaldi"):
@@ -244,16 +299,20 @@ def log_mel(folder: Path, python: str, seconds: float, rounds: int) -> dict[str,
         for name, (_, peer, library) in LOG_MEL.items()
     }
     differences = check_log_mel(folder, candidates)
-    taken = measure.alternate({name: candidate.seconds for name, candidate in candidates.items()}, rounds)
+    taken = measure.alternate(
+        {name: candidate.seconds for name, candidate in candidates.items()}, rounds
+    )
     for candidate in candidates.values():
         candidate.close()
     scale = 1000 * RATE / lengths.sum()
     medians = {name: scale * measure.median(values) for name, values in taken.items()}
     *_, lists, transfer = medians
-    medians["kaldi-native-fbank, C++ part (difference of the two)"] = medians[lists] - medians[transfer]
+    medians["kaldi-native-fbank, C++ part (difference of the two)"] = (
+        medians[lists] - medians[transfer]
+    )
     measure.print_table(
-        f"Log-mel of 1000 s of audio on one core ({lengths.sum() / RATE:.0f} s in {len(lengths)} utterances, "
-        f"median of {rounds} rounds)",
+        f"Log-mel of 1000 s of audio on one core ({lengths.sum() / RATE:.0f} s in {len(lengths)}"
+        f" utterances, median of {rounds} rounds)",
         ("", "s", "times ser_jax", "largest difference"),
         [
             (name, f"{value:.3f}", f"{value / medians['ser_jax']:.2f}", differences.get(name, "–"))
@@ -265,7 +324,9 @@ def log_mel(folder: Path, python: str, seconds: float, rounds: int) -> dict[str,
         "seconds_per_1000": medians,
         "rounds": {name: [scale * value for value in values] for name, values in taken.items()},
         "largest_difference": differences,
-        "versions": {library: candidates[name].ready["version"] for name, (_, _, library) in LOG_MEL.items()},
+        "versions": {
+            library: candidates[name].ready["version"] for name, (_, _, library) in LOG_MEL.items()
+        },
     }
 
 
@@ -274,14 +335,14 @@ def log_mel(folder: Path, python: str, seconds: float, rounds: int) -> dict[str,
 
 @functools.cache
 def _warm() -> None:
-    from ser_jax.features import hsf
+    from ser_jax.features import functionals as hsf
 
     hsf.functionals(np.zeros(RATE, np.float32))
 
 
 def extract_timed(item: Any, store: Path) -> tuple[int, float]:
-    """In a worker: the real job. Returns the worker's number and when the job began (openSMILE was loaded by then)."""
-    from ser_jax.features.item import extract_one
+    """In a worker, with openSMILE loaded: the real job; returns process number and start time."""
+    from ser_jax.features.extraction import extract_one
 
     _warm()
     begin = time.monotonic()
@@ -292,17 +353,21 @@ def extract_timed(item: Any, store: Path) -> tuple[int, float]:
 
 
 def ser_jax_pool(folder: Path, workers: int) -> tuple[float, float]:
-    """Returns the seconds until all workers are ready, and the seconds of work: their mean from ready to the end."""
-    from ser_jax.features.item import Item
-    from ser_jax.features.workers import run
+    """Returns seconds until all workers are ready, and their mean seconds from ready to the end."""
+    from ser_jax.features.extraction import Item
+    from ser_jax.runtime.workers import run
 
     # Workers know this script as a module, not as the main program.
     job = importlib.import_module("features").extract_timed
-    files = sorted(folder.glob("*.wav"), key=lambda path: -path.stat().st_size)  # the order of features/extract.py
+    files = sorted(
+        folder.glob("*.wav"), key=lambda path: -path.stat().st_size
+    )  # the order of features/extraction.py
     items = [Item(path.stem, path, None, None, 0.0, {"hsf": path.stem}) for path in files]
     ready: dict[int, float] = {}
     begin = end = time.monotonic()
-    for _, (worker, began) in run(functools.partial(job, store=folder / "store"), items, workers, processes=True):
+    for _, (worker, began) in run(
+        functools.partial(job, store=folder / "store"), items, workers, processes=True
+    ):
         ready[worker] = min(began, ready.get(worker, began))
         end = time.monotonic()
     return max(ready.values()) - begin, sum(end - began for began in ready.values()) / len(ready)
@@ -328,7 +393,10 @@ def functionals(folder: Path, python: str, files: int, rounds: int) -> dict[str,
         name = f"ser_jax, processes: {workers}"
         work[name] = functools.partial(ours, name, workers)
     candidates = []
-    for workers, processes in [(1, False), *((cores, processes) for processes in (False, True) if more)]:
+    for workers, processes in [
+        (1, False),
+        *((cores, processes) for processes in (False, True) if more),
+    ]:
         name = f"openSMILE, {'processes' if processes else 'threads'}: {workers}"
         candidates.append(Candidate(python, name, "opensmile", folder, (workers, processes)))
         starts[name] = [candidates[-1].ready["seconds"]]
@@ -340,10 +408,13 @@ def functionals(folder: Path, python: str, files: int, rounds: int) -> dict[str,
     start = {name: measure.median(values) for name, values in starts.items()}
     one = rates["ser_jax, processes: 1"]
     measure.print_table(
-        f"ComParE functionals of {files} WAV files ({workload.samples(files).mean() / RATE:.2f} s on average, "
-        f"median of {rounds} rounds)",
+        f"ComParE functionals of {files} WAV files ({workload.samples(files).mean() / RATE:.2f} s"
+        f" on average, median of {rounds} rounds)",
         ("", "ready after, s", "files/s", "times ser_jax on one core"),
-        [(name, f"{start[name]:.2f}", f"{rate:.1f}", f"{rate / one:.2f}") for name, rate in rates.items()],
+        [
+            (name, f"{start[name]:.2f}", f"{rate:.1f}", f"{rate / one:.2f}")
+            for name, rate in rates.items()
+        ],
     )
     return {
         "files": files,
@@ -356,12 +427,22 @@ def functionals(folder: Path, python: str, files: int, rounds: int) -> dict[str,
 
 def main() -> None:
     """Parses the flags and measures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=1000.0, help="audio for log-mel; 0: leave it out")
-    parser.add_argument("--files", type=int, default=200, help="files for the functionals; 0: leave them out")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1000.0, help="audio for log-mel; 0: leave it out"
+    )
+    parser.add_argument(
+        "--files", type=int, default=200, help="files for the functionals; 0: leave them out"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count for log-mel")
-    parser.add_argument("--pool_rounds", type=int, default=3, help="rounds that count for the functionals")
-    parser.add_argument("--peers", default=str(PEERS), help="Python with the peers, see bench/peers.sh")
+    parser.add_argument(
+        "--pool_rounds", type=int, default=3, help="rounds that count for the functionals"
+    )
+    parser.add_argument(
+        "--peers", default=str(PEERS), help="Python with the peers, see bench/peers.sh"
+    )
     parser.add_argument("--json", default="", help="file for the result")
     parser.add_argument("--serve", type=json.loads, help=argparse.SUPPRESS)
     flags = parser.parse_args()
@@ -373,7 +454,9 @@ def main() -> None:
         if flags.seconds:
             result["log_mel"] = log_mel(Path(folder), flags.peers, flags.seconds, flags.rounds)
         if flags.files:
-            result["functionals"] = functionals(Path(folder), flags.peers, flags.files, flags.pool_rounds)
+            result["functionals"] = functionals(
+                Path(folder), flags.peers, flags.files, flags.pool_rounds
+            )
     measure.write_json(flags.json, result)
 
 

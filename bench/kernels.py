@@ -1,12 +1,13 @@
-"""Where the time of a training step goes: its parts and the whole, by XLA's programs and by the package's kernels.
+"""Where the time of a training step goes, by XLA's programs and by the package's own kernels.
 
     taskset -c 0 python bench/kernels.py --json kernels.json
     python bench/kernels.py --runs 50                          # on a GPU
 
-A batch of 32 utterances of 550 frames, 27 segments, the shapes of the plain CRNN, forward and backward; of HSF-CRNN,
-Adam's update of its largest kernel, gradient and norm included. The first convolution's gradient is that of its weights
-only, as in training. The floor is one large matrix product, timed in the same rounds. Own kernels are those of
-models/kernels.cc on a CPU, and on a GPU models/recurrence_gpu.py.
+A batch of 32 utterances of 550 frames, 27 segments, the shapes of the plain CRNN, forward and
+backward; of HSF-CRNN, Adam's update of its largest kernel, gradient and norm included. The first
+convolution's gradient is that of its weights only, as in training. The floor is one large matrix
+product, timed in the same rounds. Own kernels are those of models/kernels/cpu.cc on a CPU and of
+models/kernels/gpu_lstm.py on a GPU.
 """
 
 import argparse
@@ -22,16 +23,17 @@ import ours
 import workload
 
 from ser_jax import config as configuration
-from ser_jax import machinery
-from ser_jax.models import convolution, kernel_parity, native, recurrence, recurrence_gpu
-from ser_jax.models.arithmetic import Arithmetic, add_bias, product
-from ser_jax.training import factored, optimiser
+from ser_jax.experiment import setup
+from ser_jax.models import convolution, recurrent
+from ser_jax.models.kernels import cpu as native
+from ser_jax.models.kernels import gpu_lstm, verify
+from ser_jax.models.layers import ComputeOptions, add_bias, product
+from ser_jax.training import step
 
 BATCH, FRAMES, BANDS, FILTERS, SEGMENTS, UNITS = 32, 550, workload.BANDS, 30, 27, 128
 ROWS1 = (FRAMES - 4 - 3) // 2 + 1  # of the first convolution, pooled
 READ = 4 * FILTERS  # values that the LSTM reads of a segment
 FUNCTIONALS, WIDTH = workload.FUNCTIONALS, 1024
-RECIPE = {"clip_norm": 5.0, "learning_rate": 1e-3, "weight_decay": 0.0}
 UPDATE = "HSF-CRNN: Adam of 6373 × 1024 parameters"
 GEMM = 2048  # rows and columns of the factors of the floor
 REPEATS = 20  # calls of a round
@@ -58,7 +60,9 @@ class Part(NamedTuple):
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=1, help="runs side by side; on a CPU 1")
     parser.add_argument("--precision", choices=("float32", "tf32"), default="float32")
     parser.add_argument("--rounds", type=int, default=5)
@@ -66,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     config = configuration.get_config()
     config.system, config.training.precision = "plain_crnn", options.precision
-    devices = machinery.start(config)
+    devices = setup.start(config)
     cpu = devices[0].platform == "cpu"
     changes = {"kernels": "native"} if cpu else {"recurrence": "pallas"}
     candidates: dict[str, Callable[[], None]] = {"floor": floor()}
@@ -77,10 +81,15 @@ def main() -> None:
     for form, keys in {"XLA": {"kernels": "xla"}, "own": changes}.items():
         candidates[f"whole step, {form}"] = whole_step(config, keys, devices, options.runs)
     if cpu:
-        updates = {"XLA": written(), "own": by_factors()}
-        candidates |= {f"{UPDATE}, {form}": updating(step) for form, step in updates.items()}
-    taken = {name: measure.median(values) for name, values in measure.alternate(candidates, options.rounds).items()}
-    result = table(taken, [(part.name, part.products) for part in of_step], options.runs, options.rounds)
+        for form in FORMS:
+            candidates[f"{UPDATE}, {form}"] = updating(low_rank=form == "own")
+    taken = {
+        name: measure.median(values)
+        for name, values in measure.alternate(candidates, options.rounds).items()
+    }
+    result = table(
+        taken, [(part.name, part.products) for part in of_step], options.runs, options.rounds
+    )
     environment = measure.environment("jax", "jaxlib")
     print(f"\n{environment}")
     measure.write_json(options.json, {"environment": environment, "runs": options.runs} | result)
@@ -88,11 +97,13 @@ def main() -> None:
 
 def parts(cpu: bool) -> list[Part]:
     """Returns the parts of a step; no product is counted for elementwise work."""
-    unfold = Arithmetic(unfold=not cpu)
-    stages: dict[str, Any] = {"XLA": functools.partial(convolution.pooled_convolution, stride=2, arithmetic=unfold)}
-    loops: dict[str, Any] = {"XLA": recurrence.recur, "own": native.recur if cpu else recurrence_gpu.recur}
+    unfold = ComputeOptions(unfold=not cpu)
+    stages: dict[str, Any] = {
+        "XLA": functools.partial(convolution.pooled_convolution, stride=2, compute=unfold)
+    }
+    loops: dict[str, Any] = {"XLA": recurrent.recur, "own": native.recur if cpu else gpu_lstm.recur}
     if cpu:
-        kernel_parity.prepare(factored.differences)
+        verify.prepare()
         stages["own"] = functools.partial(native.pooled_convolution, stride=2)
     gates = (SEGMENTS, BATCH, 4 * UNITS)
     return [
@@ -130,7 +141,9 @@ def parts(cpu: bool) -> list[Part]:
 def repeated(function: Callable[..., Any], part: Part, runs: int) -> Callable[[], None]:
     """Returns what computes value and gradient of every run `REPEATS` times."""
     rng = np.random.default_rng(0)
-    arguments = [jnp.asarray(rng.standard_normal((runs, *shape)), jnp.float32) / 12 for shape in part.shapes]
+    arguments = [
+        jnp.asarray(rng.standard_normal((runs, *shape)), jnp.float32) / 12 for shape in part.shapes
+    ]
     gradient = jax.value_and_grad(lambda *given: jnp.sum(function(*given) ** 2), part.places)
     if runs == 1:
         arguments = [values[0] for values in arguments]
@@ -144,7 +157,9 @@ def repeated(function: Callable[..., Any], part: Part, runs: int) -> Callable[[]
     return work
 
 
-def whole_step(config: Any, changes: dict[str, str], devices: list[Any], runs: int) -> Callable[[], None]:
+def whole_step(
+    config: Any, changes: dict[str, str], devices: list[Any], runs: int
+) -> Callable[[], None]:
     """Returns what trains `REPEATS` steps, everything included but the draw of the batches."""
     config = config.copy_and_resolve_references()
     config.training.update(changes)
@@ -163,7 +178,9 @@ def floor() -> Callable[[], None]:
     return work
 
 
-def table(taken: dict[str, float], of_parts: list[tuple[str, int]], runs: int, rounds: int) -> dict[str, Any]:
+def table(
+    taken: dict[str, float], of_parts: list[tuple[str, int]], runs: int, rounds: int
+) -> dict[str, Any]:
     """Prints what was measured, in ms, and returns it."""
     floor_gflops = 2e-9 * GEMM**3 / taken["floor"]
     whole = ("whole step", sum(products for _, products in of_parts))
@@ -173,7 +190,14 @@ def table(taken: dict[str, float], of_parts: list[tuple[str, int]], runs: int, r
         times = {form: 1e3 * taken[key] / REPEATS for form, key in keys.items() if key in taken}
         if times:
             found.append({"name": name, "gflop": 2e-9 * runs * products, **times})
-    columns = ("forward and backward", "GFLOP", "at the floor, ms", "XLA, ms", "own kernel, ms", "% of floor")
+    columns = (
+        "forward and backward",
+        "GFLOP",
+        "at the floor, ms",
+        "XLA, ms",
+        "own kernel, ms",
+        "% of floor",
+    )
     rows = []
     for row in found:
         least = 1e3 * row["gflop"] / floor_gflops
@@ -181,57 +205,54 @@ def table(taken: dict[str, float], of_parts: list[tuple[str, int]], runs: int, r
         shown = [f"{row[form]:.2f}" if form in row else "–" for form in FORMS]
         counted = (f"{row['gflop']:.2f}", f"{least:.2f}") if least else ("–", "–")
         rows.append((row["name"], *counted, *shown, f"{share:.0f}" if least else "–"))
-    measure.print_table(f"{runs} run(s), floor {floor_gflops:.0f} GFLOP/s; medians of {rounds} rounds", columns, rows)
+    measure.print_table(
+        f"{runs} run(s), floor {floor_gflops:.0f} GFLOP/s; medians of {rounds} rounds",
+        columns,
+        rows,
+    )
     return {"floor_gflops": floor_gflops, "rows": found}
 
 
-def written() -> Callable[..., Any]:
-    """Returns the update by the gradient as an array: two programs, as optimiser.py explains."""
+def updating(*, low_rank: bool) -> Callable[[], None]:
+    """Returns what makes `REPEATS` updates of a kernel, in the two programs of `PerStep`.
 
-    @functools.partial(jax.jit, donate_argnums=1)
-    def moments(params, state, factors):
-        gradient = {"w": factors.inputs.T @ factors.slopes}
-        norm = optimiser.global_norm(gradient)
-        return optimiser.update_moments(state, gradient, norm, jnp.array(True), clip_norm=RECIPE["clip_norm"])
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def move(params, state):
-        rest = {name: RECIPE[name] for name in ("learning_rate", "weight_decay")}
-        return optimiser.update_params(params, None, state, jnp.array(True), ema=0.0, **rest)[0]
-
-    def step(params, state, factors):
-        state = moments(params, state, factors)
-        return move(params, state), state
-
-    return step
-
-
-def by_factors() -> Callable[..., Any]:
-    """Returns the update that never writes the gradient."""
+    With `low_rank` the kernel's gradient stays two factors, and the package's own Adam reads those.
+    """
+    settings = step.TrainSettings(learning_rate=1e-3, clip_norm=5.0)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, factors):
-        norm, good = optimiser.global_norm({"w": factors}), jnp.array(True)
-        state = optimiser.update_moments(state, {"w": factors}, norm, good, clip_norm=RECIPE["clip_norm"])
-        return factored.update(params, state, {"w": factors}, norm, good, **RECIPE)
+    def first_half(params, adam, factors):
+        grads = in_place(factors if low_rank else factors.inputs.T @ factors.output_grads)
+        gradients = step.Gradients(grads, step.global_norm(grads), jnp.array(True))
+        return step.update_moments(settings, params, adam, gradients)
 
-    return step
+    @functools.partial(jax.jit, donate_argnums=0)
+    def second_half(params, adam):
+        valid = jnp.array(True)
+        return step.update_params(settings, params, None, adam, valid, low_rank=low_rank)[0]
 
-
-def updating(step: Callable[..., Any]) -> Callable[[], None]:
-    """Returns what makes `REPEATS` updates."""
     rng = np.random.default_rng(0)
     shapes = (BATCH, FUNCTIONALS), (BATCH, WIDTH)
-    factors = optimiser.Factors(*(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes))
-    params = {"w": jnp.zeros((FUNCTIONALS, WIDTH))}
-    held = [params, optimiser.init(params)]
+    factors = step.LowRankGradient(
+        *(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
+    )
+    params = in_place(jnp.zeros((FUNCTIONALS, WIDTH)))
+    held = [params, step.init_adam(params)]
 
     def work() -> None:
         for _ in range(REPEATS):
-            held[:] = step(*held, factors)
+            params, adam = first_half(*held, factors)
+            held[:] = second_half(params, adam), adam
         jax.block_until_ready(held)
 
     return work
+
+
+def in_place(leaf: Any) -> Any:
+    """Returns the tree of parameters with this leaf only, at the place of the largest kernel."""
+    for key in reversed(step.LOW_RANK_KERNEL):
+        leaf = {key: leaf}
+    return leaf
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How every script here measures: rounds in which all candidates take their turn, medians, a table, a JSON file."""
+"""How every script here measures: rounds of all candidates in turn, medians, a table, JSON."""
 
 import datetime
 import json
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 
-def alternate(candidates: dict[str, Callable[[], float | None]], rounds: int) -> dict[str, list[float]]:
+def alternate(
+    candidates: dict[str, Callable[[], float | None]], rounds: int
+) -> dict[str, list[float]]:
     """Lets every candidate run once per round, in turn, after one round that does not count.
 
     Args:
-      candidates: Name → function that does the work once; it returns the seconds of the work itself, or None to have
-        the call timed from outside.
+      candidates: Name → function that does the work once; it returns the seconds of the work
+        itself, or None to have the call timed from outside.
       rounds: Rounds that count.
 
     Returns:
@@ -45,7 +47,9 @@ def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+            line.split(":")[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
         ]
         name = names[0] if names else name
     return f"{name}, {len(os.sched_getaffinity(0))} cores"

@@ -1,10 +1,11 @@
-"""What a pod would need, by calculation: memory of a chip, runs at once, turns, and what hosts have to read.
+"""What a pod would need, calculated: memory of a chip, runs at once, turns, what hosts read.
 
     python bench/pod.py --json=bench/results/pod.json
 
-Nothing of it was measured on a pod. Sizes, groups and residence are computed by the functions that a training uses, for
-chips with --chip_gb of memory, four to a host (v5e: 16 GB). Seconds follow from the operations of an epoch at --tflops
-per chip, which is an assumption: measure one chip and put that in.
+Nothing of it was measured on a pod. Sizes, groups and residence are computed by the functions that
+a training uses, for chips with --chip_gb of memory, four to a host (v5e: 16 GB). Seconds follow
+from the operations of an epoch at --tflops per chip, which is an assumption: measure one chip and
+put that in.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import workload
 
 from ser_jax import config as configuration
 from ser_jax.models import build
-from ser_jax.training import capacity
+from ser_jax.training.execution import plan as execution
 
 CHIPS_PER_HOST = 4
 UTTERANCES = (5_531, 100_000, 1_000_000)
@@ -29,7 +30,7 @@ CHIPS = (1, 4, 16, 64)
 
 @functools.cache
 def sizes_of(system: str, utterances: int) -> dict[str, float]:
-    """Returns what a corpus of simulated lengths takes: padded bytes, bytes of a run, operations of an epoch."""
+    """Returns bytes of a corpus of simulated lengths, bytes of a run, operations of an epoch."""
     config = configuration.get_config()
     config.system = system
     batch = config.training.batch_size
@@ -42,20 +43,24 @@ def sizes_of(system: str, utterances: int) -> dict[str, float]:
     return {
         "data": float(np.dot(counts, sizes) * width + utterances * functionals),
         "read": float(lengths.sum() * width + utterances * functionals),
-        "run": float(capacity.run_bytes(dataset, parameters, batch)),
+        "run": float(execution.trial_bytes(dataset, parameters, batch)),
         "operations": float(flops.epoch(config, some, workload.CLASSES)) * utterances / len(some),
     }
 
 
-def plan(system: str, utterances: int, chips: int, runs: int, chip_bytes: float, tflops: float) -> dict[str, Any]:
+def plan(
+    system: str, utterances: int, chips: int, runs: int, chip_bytes: float, tflops: float
+) -> dict[str, Any]:
     """Returns how a number of chips would train all runs."""
     found = sizes_of(system, utterances)
     hosts = -(-chips // CHIPS_PER_HOST)
     devices, of_host = min(chips, CHIPS_PER_HOST), -(-runs // hosts)
     resident = found["data"] <= configuration.get_config().training.memory_share * chip_bytes
     data = found["data"] if resident else 0.0
-    at_once = capacity.largest_group(
-        of_host, devices=devices, limit=int(chip_bytes), data=int(data), run=int(found["run"])
+    at_once = execution.largest_group(
+        of_host,
+        execution.DataFacts(0, resident_bytes=int(data), trial_bytes=int(found["run"])),
+        execution.DeviceFacts("tpu", count=devices, memory=int(chip_bytes)),
     )
     seconds = of_host * found["operations"] / (devices * tflops * 1e12)
     turns = -(-of_host // at_once)
@@ -77,7 +82,9 @@ def plan(system: str, utterances: int, chips: int, runs: int, chip_bytes: float,
 
 def main() -> None:
     """Parses the flags and calculates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--systems", nargs="+", default=["plain_crnn", "hsf_crnn"])
     parser.add_argument("--runs", type=int, default=50, help="folds x seeds")
     parser.add_argument("--chip_gb", type=float, default=16, help="memory of a chip")
@@ -93,7 +100,16 @@ def main() -> None:
         for utterances in UTTERANCES
         for chips in CHIPS
     ]
-    columns = ("system", "utterances", "chips", "hosts", "padded GB", "data", "runs at once per chip", "turns")
+    columns = (
+        "system",
+        "utterances",
+        "chips",
+        "hosts",
+        "padded GB",
+        "data",
+        "runs at once per chip",
+        "turns",
+    )
     columns += ("GB of a chip", "s per epoch of all runs", "a host reads, GB/s")
     rows = [
         (
@@ -111,7 +127,10 @@ def main() -> None:
         )
         for p in plans
     ]
-    title = f"{flags.runs} runs, chips of {flags.chip_gb:g} GB at an assumed {flags.tflops:g} TFLOP/s, calculated"
+    title = (
+        f"{flags.runs} runs, chips of {flags.chip_gb:g} GB at an assumed {flags.tflops:g} TFLOP/s,"
+        " calculated"
+    )
     measure.print_table(title, columns, rows)
     measure.write_json(flags.json, result)
 

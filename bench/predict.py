@@ -2,10 +2,11 @@
 
     python bench/predict.py runs/plain --json=bench/results/predict.json
 
-Command: process start to the answer for one recording of 5 s, everything that may be kept being kept. Batch: a folder
-of noise with the lengths of IEMOCAP's turns, 16-bit WAV, from process start to the written table; features are
-removed before, compiled programs are not. Clients: uploads of 5 s to `python -m ser_jax.serve`, each client sending the
-next as soon as it has its answer, and live sessions that speak in real time.
+Command: process start to the answer for one recording of 5 s, everything that may be kept being
+kept. Batch: a folder of noise with the lengths of IEMOCAP's turns, 16-bit WAV, from process start
+to the written table; features are removed before, compiled programs are not. Clients: uploads of 5
+s to `ser-jax serve`, each client sending the next as soon as it has its answer,
+and live sessions that speak in real time.
 """
 
 import argparse
@@ -38,10 +39,10 @@ RATE, SECONDS, HOP = 16000, 5, 3200
 
 
 def command(arguments: list[str], cache: Path) -> float:
-    """Runs `python -m ser_jax.predict`; returns its seconds."""
+    """Runs `ser-jax predict`; returns its seconds."""
     begin = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "ser_jax.predict", *arguments],
+        [sys.executable, "-m", "ser_jax", "predict", *arguments],
         env=os.environ | {"XDG_CACHE_HOME": str(cache)},
         capture_output=True,
         text=True,
@@ -58,7 +59,9 @@ def batch(run: Path, files: int, rounds: int) -> dict[str, float]:
         startup.make_corpus(folder, files)
         audio, found = workload.samples(files).sum() / RATE, []
         for _ in range(rounds + 1):
-            found.append(command([f"--model={run}", str(folder), f"--output={place}/table.csv"], cache))
+            found.append(
+                command([f"--model={run}", str(folder), f"--output={place}/table.csv"], cache)
+            )
             shutil.rmtree(cache / "ser_jax" / "features")
     return {"audio_seconds": float(audio), "seconds": measure.median(found[1:]), "first": found[0]}
 
@@ -67,7 +70,16 @@ def batch(run: Path, files: int, rounds: int) -> dict[str, float]:
 def server(run: Path) -> Iterator[str]:
     """Serves a run; yields its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "ser_jax.serve", f"--model={run}", "--port=0", "--per_minute=1000000"],
+        [
+            sys.executable,
+            "-m",
+            "ser_jax",
+            "serve",
+            f"--model={run}",
+            "--port=0",
+            "--per_minute=1000000",
+            "--per_client=20",
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -91,7 +103,9 @@ def upload(address: str, wav: bytes) -> tuple[int, float]:
     """Asks about a recording; returns status and seconds."""
     border = uuid.uuid4().hex
     head = f'--{border}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
-    request = urllib.request.Request(f"{address}/api/predict", head.encode() + wav + f"\r\n--{border}--\r\n".encode())
+    request = urllib.request.Request(
+        f"{address}/api/predict", head.encode() + wav + f"\r\n--{border}--\r\n".encode()
+    )
     request.add_header("Content-Type", f"multipart/form-data; boundary={border}")
     begin = time.perf_counter()
     try:
@@ -106,7 +120,9 @@ def uploads(address: str, clients: int, each: int, wav: bytes) -> dict[str, floa
     """Returns what so many clients see that upload so many recordings each."""
     with ThreadPoolExecutor(clients) as pool:
         begin = time.perf_counter()
-        found = list(pool.map(lambda _: [upload(address, wav) for _ in range(each)], range(clients)))
+        found = list(
+            pool.map(lambda _: [upload(address, wav) for _ in range(each)], range(clients))
+        )
         seconds = time.perf_counter() - begin
     answers = [answer for client in found for answer in client]
     waits = [wait for _, wait in answers]
@@ -120,7 +136,7 @@ def uploads(address: str, clients: int, each: int, wav: bytes) -> dict[str, floa
 
 
 async def live(address: str, samples: np.ndarray) -> tuple[int, list[float]]:
-    """One live session in real time; returns its moments, and the seconds from each piece to what it led to."""
+    """One live session in real time; returns its moments and their delays in seconds."""
     from websockets.asyncio.client import connect
 
     delays, moments = [], 0
@@ -132,7 +148,9 @@ async def live(address: str, samples: np.ndarray) -> tuple[int, list[float]]:
         async def speak() -> None:
             begin = time.perf_counter()
             for number, first in enumerate(range(0, len(samples), HOP)):
-                await asyncio.sleep(max(0.0, begin + (number + 1) * HOP / RATE - time.perf_counter()))
+                await asyncio.sleep(
+                    max(0.0, begin + (number + 1) * HOP / RATE - time.perf_counter())
+                )
                 sent.append(time.perf_counter())
                 await session.send(samples[first : first + HOP].tobytes())
             await session.send('{"end": true}')
@@ -144,8 +162,13 @@ async def live(address: str, samples: np.ndarray) -> tuple[int, list[float]]:
                 raise SystemExit(f"a live session has ended: {said['reason']}")
             if "moments" in said:
                 moments += len(said["moments"])
-                now = time.perf_counter()  # A moment follows from the piece that its segment ends in.
-                delays += [now - sent[math.ceil(moment["end"] * RATE / HOP) - 1] for moment in said["moments"]]
+                now = (
+                    time.perf_counter()
+                )  # A moment follows from the piece that its segment ends in.
+                delays += [
+                    now - sent[math.ceil(moment["end"] * RATE / HOP) - 1]
+                    for moment in said["moments"]
+                ]
         await speaking
     return moments, delays
 
@@ -163,7 +186,9 @@ async def sessions(address: str, count: int, samples: np.ndarray) -> dict[str, f
 
 def main() -> None:
     """Parses the flags and measures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="finished run")
     parser.add_argument("--files", type=int, default=5531, help="recordings of the batch")
     parser.add_argument("--clients", type=int, default=20)
@@ -186,7 +211,10 @@ def main() -> None:
     rows = [
         ("one recording of 5 s, from process start, s", f"{result['command']['seconds']:.1f}"),
         (
-            f"{flags.files} recordings of {found['audio_seconds']:.0f} s together, from process start, s",
+            (
+                f"{flags.files} recordings of {found['audio_seconds']:.0f} s together, from process"
+                " start, s"
+            ),
             f"{found['seconds']:.1f}",
         ),
         ("the same, times real time", f"{found['audio_seconds'] / found['seconds']:.0f}"),

@@ -1,10 +1,11 @@
-"""How time per epoch and peak memory grow: with utterances, runs, virtual devices and rows of a batch.
+"""How time per epoch and peak memory grow with utterances, runs, devices and rows of a batch.
 
     python bench/scaling.py --json bench/results/scaling.json
 
-Every case is a process of its own. Up to --measured utterances an epoch is trained; beyond that it is simulated: the
-buckets and the epoch's plan are made for all lengths, and a step of each shape, timed on a few utterances, counts as
-often as the plan has it. Cases that are small enough are done both ways, which shows how far to trust the rest.
+Every case is a process of its own. Up to --measured utterances an epoch is trained; beyond that it
+is simulated: the buckets and the epoch's plan are made for all lengths, and a step of each shape,
+timed on a few utterances, counts as often as the plan has it. Cases that are small enough are done
+both ways, which shows how far to trust the rest.
 """
 
 import argparse
@@ -35,7 +36,9 @@ def main() -> None:
     """Runs every case and prints a table per sweep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--system", default="plain_crnn")
-    parser.add_argument("--measured", type=int, default=8_000, help="most utterances that are really trained")
+    parser.add_argument(
+        "--measured", type=int, default=8_000, help="most utterances that are really trained"
+    )
     parser.add_argument("--json", default="", help="file for the result")
     parser.add_argument("--case", default="", help="one case as JSON; the others are left out")
     options = parser.parse_args()
@@ -47,7 +50,10 @@ def main() -> None:
         if utterances <= options.measured:
             sweeps["utterances"].append({"utterances": utterances})
         sweeps["utterances"].append({"utterances": utterances, "simulated": True})
-    result = measure.environment("jax", "jaxlib", "numpy") | {"system": options.system, "sweeps": {}}
+    result = measure.environment("jax", "jaxlib", "numpy") | {
+        "system": options.system,
+        "sweeps": {},
+    }
     for name, cases in (sweeps | SWEEPS).items():
         found = [in_own_process(options.system, DEFAULT | case) for case in cases]
         result["sweeps"][name] = found
@@ -67,19 +73,23 @@ def in_own_process(system: str, case: dict[str, Any]) -> dict[str, Any]:
 def run_case(system: str, case: dict[str, Any]) -> dict[str, Any]:
     """Times an epoch of all runs of a case, and reads the peak of this process's memory."""
     from ser_jax import config as configuration
-    from ser_jax import machinery
+    from ser_jax.experiment import setup
 
     config = configuration.get_config()
     config.system = system
     config.training.devices, config.training.batch_size = case["devices"], case["batch"]
-    devices = machinery.start(config)
-    found = simulate(config, case, devices) if case["simulated"] else train_epochs(config, case, devices)
+    devices = setup.start(config)
+    found = (
+        simulate(config, case, devices)
+        if case["simulated"]
+        else train_epochs(config, case, devices)
+    )
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return case | found | {"peak_bytes": 1024 * int(peak[1]) if peak else None}
 
 
 def train_epochs(config: Any, case: dict[str, Any], devices: list[Any]) -> dict[str, Any]:
-    """Trains whole epochs of one group; groups follow each other, so all runs take as many times as long."""
+    """Trains epochs of one group; groups follow each other, so the time of all is a multiple."""
     work = workload.features(case["utterances"], functionals=config.system == "hsf_crnn")
     data_bytes = sum(values.nbytes for values in work.log_mel) + work.hsf.nbytes
     dataset, protocol = ours.make_data(config, work)
@@ -87,33 +97,51 @@ def train_epochs(config: Any, case: dict[str, Any], devices: list[Any]) -> dict[
     group = ours.Group(config, dataset, protocol, devices, case["runs"])
     seconds = measure.alternate({"epoch": group.epoch}, EPOCHS)["epoch"]
     groups = -(-case["runs"] // group.size)
-    return {"seconds": groups * measure.median(seconds), "data_bytes": data_bytes, "at_once": group.size}
+    return {
+        "seconds": groups * measure.median(seconds),
+        "data_bytes": data_bytes,
+        "at_once": group.size,
+    }
 
 
 def simulate(config: Any, case: dict[str, Any], devices: list[Any]) -> dict[str, Any]:
-    """Plans an epoch of all utterances and counts the steps of each shape; times them on a few utterances."""
-    from ser_jax.arrays import plans
+    """Counts the steps of each shape in an epoch's plan; times them on a few utterances."""
+    from ser_jax.data import epoch_plans
 
     size, runs = case["batch"], case["runs"]
     _, sizes, counts = ours.simulated_buckets(config, case["utterances"], size)
     rows = [np.arange(count) for count in counts]
-    steps = plans.steps_per_bucket([rows], size)
+    steps = epoch_plans.steps_per_bucket([rows], size)
     begin = time.perf_counter()
-    order = plans.shape_order(steps, protocol="", epoch=1)
-    drawn = [plans.training_batches(rows, steps, size, protocol="", seed=n, fold="", epoch=1) for n in range(runs)]
-    plans.in_order(order, drawn)
+    order = epoch_plans.shape_order(steps, protocol="", epoch=1)
+    drawn = [
+        epoch_plans.training_batches(rows, steps, size, protocol="", seed=n, fold="", epoch=1)
+        for n in range(runs)
+    ]
+    epoch_plans.in_order(order, drawn)
     planning = time.perf_counter() - begin
 
     dataset, protocol = ours.a_few(config, sizes, size)
     group = ours.Group(config, dataset, protocol, devices, runs)
-    seconds = [measure.alternate({"step": group.step_of(bucket)}, STEPS)["step"] for bucket in range(len(sizes))]
+    seconds = [
+        measure.alternate({"step": group.step_of(bucket)}, STEPS)["step"]
+        for bucket in range(len(sizes))
+    ]
     training = float(np.dot(steps, [measure.median(taken) for taken in seconds]))
     return {"seconds": planning + training, "planning_seconds": planning, "steps": int(steps.sum())}
 
 
 def print_sweep(title: str, found: list[dict[str, Any]]) -> None:
     """Prints the cases of one sweep."""
-    columns = ("utterances", "runs", "at once", "devices", "batch", "how", "s per epoch of all runs")
+    columns = (
+        "utterances",
+        "runs",
+        "at once",
+        "devices",
+        "batch",
+        "how",
+        "s per epoch of all runs",
+    )
     columns += ("ms per utterance and run", "data GB", "peak GB")
     rows = []
     for case in found:

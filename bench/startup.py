@@ -2,10 +2,11 @@
 
     python bench/startup.py --utterances=5531 --json=startup.json
 
-The corpus is noise with the lengths of IEMOCAP's turns, 16-bit WAV, ten speakers, in a temporary folder; it has just
-been written, so it is read from the page cache. "cold" has neither features nor compiled programs, "features" has
-features only, "warm" has both. Times count from the start of the process. Programs are compiled while the first steps
-are trained, so a cold start shows in the first epoch.
+The corpus is noise with the lengths of IEMOCAP's turns, 16-bit WAV, ten speakers, in a temporary
+folder; it has just been written, so it is read from the page cache. "cold" has neither features nor
+compiled programs, "features" has features only, "warm" has both. Times count from the start of the
+process. Programs are compiled while the first steps are trained, so a cold start shows in the first
+epoch.
 """
 
 import argparse
@@ -33,22 +34,27 @@ PHASES = {
     "first step done": re.compile(r"^first step done$", re.M),
     "first epoch": re.compile(r"training: 1/1 epochs"),
 }
-# `python -m ser_jax.main`, which also says when the first training step has been computed.
+# `python -m ser_jax`, which also says when the first training step has been computed.
 MAIN = """
 import runpy, sys
 import jax
-from ser_jax.training.programs import Programs
+from ser_jax.training.execution.per_step import PerStep
+from ser_jax.training.execution.scanned import Scanned
 
-once = Programs.train
+def noted(executor):
+    once = executor.train
 
-def train(*arguments):
-    state = jax.block_until_ready(once(*arguments))
-    print("first step done", file=sys.stderr, flush=True)
-    Programs.train = once
-    return state
+    def train(*arguments):
+        state = jax.block_until_ready(once(*arguments))
+        print("first step done", file=sys.stderr, flush=True)
+        executor.train = once
+        return state
 
-Programs.train = train
-runpy.run_module("ser_jax.main", run_name="__main__", alter_sys=True)
+    executor.train = train
+
+noted(PerStep)
+noted(Scanned)
+runpy.run_module("ser_jax", run_name="__main__", alter_sys=True)
 """
 
 
@@ -58,34 +64,54 @@ def make_corpus(folder: Path, count: int) -> None:
     folder.mkdir()
     for number, samples in enumerate(rng.permutation(workload.samples(count))):
         name = f"{number:05d}.wav"
-        soundfile.write(folder / name, 0.1 * rng.standard_normal(samples, np.float32), RATE, subtype="PCM_16")
+        soundfile.write(
+            folder / name, 0.1 * rng.standard_normal(samples, np.float32), RATE, subtype="PCM_16"
+        )
         rows.append(f"{name},{LABELS[number % len(LABELS)]},{number // len(LABELS) % SPEAKERS:02d}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
 
 
 def train(corpus: Path, cache: Path) -> dict[str, float]:
-    """Trains one fold for one epoch in a new run directory; returns phase → seconds since the process began.
+    """Trains one fold for one epoch; returns phase → seconds since the process began.
 
     Raises:
       RuntimeError: If the command fails or its log lacks a phase.
     """
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
-        command = [sys.executable, "-c", MAIN, "--config=configs/plain_crnn.py", f"--workdir={workdir}"]
+        command = [
+            sys.executable,
+            "-c",
+            MAIN,
+            "train",
+            "--config=configs/plain_crnn.py",
+            f"--workdir={workdir}",
+        ]
         command += ["--config.corpus.name=manifest", f"--config.corpus.root={corpus}"]
         command += ["--config.training.epochs=1", "--config.protocol.folds=00"]
         environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
         begin, found, lines = time.perf_counter(), {}, []
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line)
-            found |= {phase: time.perf_counter() - begin for phase, pattern in PHASES.items() if pattern.search(line)}
+            found |= {
+                phase: time.perf_counter() - begin
+                for phase, pattern in PHASES.items()
+                if pattern.search(line)
+            }
         code, found["end"] = process.wait(), time.perf_counter() - begin
         if code or not PHASES.keys() <= found.keys():
-            raise RuntimeError(f"{' '.join(command)} gave exit code {code} and said:\n{''.join(lines)}")
+            raise RuntimeError(
+                f"{' '.join(command)} gave exit code {code} and said:\n{''.join(lines)}"
+            )
         return found
 
 
@@ -110,19 +136,25 @@ def commands(rounds: int) -> dict[str, list[float]]:
     arguments = {
         'python -c ""': ["-c", ""],
         'python -c "import ser_jax"': ["-c", "import ser_jax"],
-        "python -m ser_jax.main --help": ["-m", "ser_jax.main", "--help"],
+        "python -m ser_jax train --help": ["-m", "ser_jax", "train", "--help"],
     }
 
     def run(command: list[str]) -> None:
         subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL)
 
-    return measure.alternate({name: lambda c=command: run(c) for name, command in arguments.items()}, rounds)
+    return measure.alternate(
+        {name: lambda c=command: run(c) for name, command in arguments.items()}, rounds
+    )
 
 
 def main() -> None:
     """Parses the flags and measures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--utterances", type=int, default=1000, help="size of the corpus (IEMOCAP: 5531); 0: none")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--utterances", type=int, default=1000, help="size of the corpus (IEMOCAP: 5531); 0: none"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of import and --help")
     parser.add_argument("--starts", type=int, default=3, help="rounds of cold, features and warm")
     parser.add_argument("--json", default="", help="file for the result")
@@ -135,7 +167,10 @@ def main() -> None:
         [(name, f"{measure.median(values):.2f}") for name, values in result["commands"].items()],
     )
     if flags.utterances:
-        result["utterances"], result["starts"] = flags.utterances, starts(flags.utterances, flags.starts)
+        result["utterances"], result["starts"] = (
+            flags.utterances,
+            starts(flags.utterances, flags.starts),
+        )
         phases = ("features ready", "first step done", "first epoch", "end")
         measure.print_table(
             f"Plain CRNN, {flags.utterances} utterances: seconds from the start of the process "

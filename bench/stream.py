@@ -1,9 +1,9 @@
-"""What live emotion costs: milliseconds per 200 ms hop, and the answer to 5 s of audio in a warm process.
+"""What live emotion costs: milliseconds per 200 ms hop, and the answer to 5 s of audio, warm.
 
     python bench/stream.py runs/plain runs/multi --members=1,30 --json=stream.json
 
-Every run is a finished run of Plain CRNN or Multi-CRNN; as many of its models are taken as asked for. A hop is
-one `push` of 3200 samples, with everything in it: log-mel, networks, probabilities.
+Every run is a finished run of Plain CRNN or Multi-CRNN; as many of its models are taken as asked
+for. A hop is one `push` of 3200 samples, with everything in it: log-mel, networks, probabilities.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from unittest import mock
 import measure
 import numpy as np
 
-from ser_jax.prediction import members
+from ser_jax.prediction import ensemble
 from ser_jax.prediction.predictor import Predictor
-from ser_jax.prediction.stream import Stream
+from ser_jax.prediction.streaming import Stream
 from ser_jax.training.model_files import Model
 
 RATE, HOP = 16000, 3200
@@ -29,9 +29,9 @@ SECONDS = 5
 
 def load(run: Path, choose: Callable[[Sequence[Model]], Sequence[Model]]) -> Predictor:
     """Returns a predictor with some models of a run."""
-    found = members.read(run)
+    found = ensemble.read_ensemble(run)
     part = dataclasses.replace(found, models=tuple(choose(found.models)))
-    with mock.patch.object(members, "read", lambda _: part):
+    with mock.patch.object(ensemble, "read_ensemble", lambda _: part):
         return Predictor(run)
 
 
@@ -47,7 +47,7 @@ def hops(predictor: Predictor, samples: np.ndarray) -> list[float]:
 
 
 def measured(predictor: Predictor, samples: np.ndarray, rounds: int) -> dict[str, float]:
-    """Returns milliseconds: median and 99th percentile of a hop; medians of whole answers to 5 s."""
+    """Returns milliseconds: median and 99th percentile of a hop; medians of answers to 5 s."""
     hops(predictor, samples[: 2 * RATE])
     each = 1e3 * np.array(hops(predictor, samples))
     five = samples[: SECONDS * RATE]
@@ -57,7 +57,9 @@ def measured(predictor: Predictor, samples: np.ndarray, rounds: int) -> dict[str
         stream.push(five)
         stream.finish()
 
-    whole = measure.alternate({"predict": lambda: predictor.predict(five, RATE) and None, "stream": streamed}, rounds)
+    whole = measure.alternate(
+        {"predict": lambda: predictor.predict(five, RATE) and None, "stream": streamed}, rounds
+    )
     return {
         "hop_median_ms": float(np.median(each)),
         "hop_p99_ms": float(np.percentile(each, 99)),
@@ -67,9 +69,13 @@ def measured(predictor: Predictor, samples: np.ndarray, rounds: int) -> dict[str
 
 def main() -> None:
     """Parses the flags and measures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, help="finished run directories")
-    parser.add_argument("--members", default="1,30", help="how many models predict together, separated by commas")
+    parser.add_argument(
+        "--members", default="1,30", help="how many models predict together, separated by commas"
+    )
     parser.add_argument("--seconds", type=int, default=60, help="length of the stream")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the answers to 5 s")
     parser.add_argument("--json", default="", help="file for the result")
@@ -85,9 +91,20 @@ def main() -> None:
     form = functools.partial("{:.1f}".format)
     measure.print_table(
         f"A stream of {flags.seconds} s at {RATE} Hz, 200 ms at a time",
-        ("system", "models", "hop, median ms", "hop, p99 ms", "predict 5 s, ms", "stream 5 s at once, ms"),
+        (
+            "system",
+            "models",
+            "hop, median ms",
+            "hop, p99 ms",
+            "predict 5 s, ms",
+            "stream 5 s at once, ms",
+        ),
         [
-            (row["system"], row["models"], *(form(value) for key, value in row.items() if key.endswith("_ms")))
+            (
+                row["system"],
+                row["models"],
+                *(form(value) for key, value in row.items() if key.endswith("_ms")),
+            )
             for row in result["runs"]
         ],
     )

@@ -2,10 +2,11 @@
 
     python bench/timeline.py runs/plain runs/multi --json=bench/results/timeline.json
 
-The runs are finished speaker-independent runs of Plain CRNN or Multi-CRNN. Of every fold, the test recordings are
-joined, in a drawn order, into one that changes its emotion every few seconds, and the fold's models, which have heard
-nothing of it, follow that. Live, an answer is for the segment that has just been heard, with what the window holds of
-the time before; a window that is scored by itself is for its middle. So live answers are late, and count as wrong then.
+The runs are finished speaker-independent runs of Plain CRNN or Multi-CRNN. Of every fold, the test
+recordings are joined, in a drawn order, into one that changes its emotion every few seconds, and
+the fold's models, which have heard nothing of it, follow that. Live, an answer is for the segment
+that has just been heard, with what the window holds of the time before; a window that is scored by
+itself is for its middle. So live answers are late, and count as wrong then.
 """
 
 import argparse
@@ -18,8 +19,8 @@ import numpy as np
 import soundfile
 import stream
 
-from ser_jax import run_directory
 from ser_jax.corpora.table import Utterance
+from ser_jax.experiment import run_directory
 from ser_jax.prediction import timeline
 from ser_jax.prediction.predictor import Predictor
 
@@ -41,7 +42,7 @@ def parts_of(run: Path) -> dict[str, dict[str, str]]:
 
 
 def joined(root: Path, labels: dict[str, str], file: Path) -> tuple[np.ndarray, list[str]]:
-    """Writes the recordings, in a drawn order, into one; returns where each ends, in s, and their labels."""
+    """Writes the recordings, shuffled, into one; returns where each ends, in s, and its label."""
     names = [sorted(labels)[n] for n in np.random.default_rng(0).permutation(len(labels))]
     read = [soundfile.read(next(root.glob(f"{name}.*")), dtype="float32") for name in names]
     rates = {rate for _, rate in read}
@@ -51,12 +52,16 @@ def joined(root: Path, labels: dict[str, str], file: Path) -> tuple[np.ndarray, 
     return np.cumsum([len(samples) for samples, _ in read]) / rate, [labels[name] for name in names]
 
 
-def right(predictor: Predictor, file: Path, ends: np.ndarray, labels: list[str]) -> dict[str, np.ndarray]:
-    """Returns, for every way, which rows of a joined recording have the class of the recording in their middle."""
+def right(
+    predictor: Predictor, file: Path, ends: np.ndarray, labels: list[str]
+) -> dict[str, np.ndarray]:
+    """Returns way → which rows of a joined recording have the class of the one in their middle."""
     found = {}
     for way, (window, hop) in WAYS.items():
         plan = timeline.make_plan(predictor, window, hop)
-        followed = timeline.follow(predictor, Utterance("joined", str(file)), plan, predictor.rule())
+        followed = timeline.follow(
+            predictor, Utterance("joined", str(file)), plan, predictor.decision()
+        )
         middle = followed.times.mean(axis=1).clip(0, ends[-1] - 1e-6)
         truth = [labels[n] for n in np.searchsorted(ends, middle, side="right")]
         found[way] = np.array(followed.answers) == np.array(truth)
@@ -65,7 +70,9 @@ def right(predictor: Predictor, file: Path, ends: np.ndarray, labels: list[str])
 
 def main() -> None:
     """Parses the flags and measures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, help="finished runs")
     parser.add_argument("--json", default="", help="file for the result")
     flags = parser.parse_args()
@@ -80,14 +87,17 @@ def main() -> None:
                 ends, truth = joined(Path(config.corpus.root), labels, file)
                 seconds += ends[-1]
                 predictor = stream.load(
-                    run, lambda models, fold=fold: [m for m in models if m.description["fold"] == fold]
+                    run,
+                    lambda models, fold=fold: [m for m in models if m.description["fold"] == fold],
                 )
                 for way, values in right(predictor, file, ends, truth).items():
                     rights[way].append(values)
         shares = {way: float(np.concatenate(values).mean()) for way, values in rights.items()}
         result["runs"][config.system] = {"seconds": float(seconds), "right": shares}
         rows += [(config.system, way, f"{100 * share:.0f} %") for way, share in shares.items()]
-    measure.print_table("Rows with the class of the recording in their middle", ("system", "way", "right"), rows)
+    measure.print_table(
+        "Rows with the class of the recording in their middle", ("system", "way", "right"), rows
+    )
     measure.write_json(flags.json, result)
 
 

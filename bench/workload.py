@@ -24,7 +24,7 @@ class Workload(NamedTuple):
 
 
 def samples(count: int | None = None) -> np.ndarray:
-    """Returns the length in samples of `count` turns: every quantile of IEMOCAP's lengths; all 5531 by default."""
+    """Returns lengths in samples of `count` turns: quantiles of IEMOCAP's; by default all 5531."""
     listed = np.loadtxt(Path(__file__).parent / "lengths.txt", dtype=np.int64)
     if count is None:
         return listed
@@ -32,7 +32,7 @@ def samples(count: int | None = None) -> np.ndarray:
 
 
 def features(count: int | None = None, *, functionals: bool = False, seed: int = 0) -> Workload:
-    """Returns utterances of those lengths in shuffled order; noise, with a trace of the class in it.
+    """Returns shuffled utterances of those lengths: noise, with a trace of the class in it.
 
     Args:
       count: Number of utterances; None: 5531.

@@ -3,7 +3,7 @@
 #
 #   launch/gpu.sh [--dry_run] [--spot] [--share=IP:/NAME] ACTION NAME ZONE MACHINE COUNT [-- ser_jax.main --config=…]
 #
-# ACTION: create (IMAGE: image family with the driver), setup (installs this checkout), run, fetch (runs/ of the first),
+# ACTION: create (IMAGE: image family with the driver, from 525 on), setup (installs this checkout), run, fetch (runs/ of the first),
 # delete; resume (after a preemption: starts what was stopped, run); all (create, setup, run, fetch, delete). MACHINE:
 # a2-highgpu-1g, …. More than one needs --share: an NFS share (Filestore) of the same network, mounted as /mnt/ser_jax;
 # put --workdir and recordings there. --dry_run prints the commands.
@@ -33,7 +33,7 @@ create() {
 install() {
   compute scp "$archive" "$1:ser_jax.tar.gz"
   compute ssh "$1" --command='mkdir -p ser_jax && tar -xzf ser_jax.tar.gz -C ser_jax && pip install -q --user uv &&
-    ~/.local/bin/uv venv -q --python 3.12 .venv && ~/.local/bin/uv pip install -q --python .venv/bin/python -e "ser_jax[cuda]"'
+    ~/.local/bin/uv venv -q --python 3.12 .venv && ~/.local/bin/uv pip install -q --python .venv/bin/python -e "ser_jax[cuda12]"'
 }
 mount_share() { compute ssh "$1" --command="mountpoint -q /mnt/ser_jax || { sudo apt-get install -qq -y nfs-common &&
   sudo mkdir -p /mnt/ser_jax && sudo mount $share /mnt/ser_jax && sudo chmod 1777 /mnt/ser_jax; }"; }

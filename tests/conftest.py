@@ -1,15 +1,20 @@
 """Every test runs on four virtual CPU devices, with implicit rank promotion forbidden.
 
-`--figures=FILE` writes what became of every test: outcome, seconds and what it recorded as "measured" (see
-reliability.py).
+`--figures=FILE` writes what became of every test: outcome, seconds and what it recorded as
+"measured" (see reliability.py).
 """
 
+import gc
 import json
 import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+# Most of a test's time is compilation, and half of that is optimisation by LLVM. The demo
+# (tests/experiment/test_demo_run.py) compiles as for a user; so does every test with
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import commands
 import jax
@@ -25,7 +30,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--figures", type=Path, help="JSON file for outcomes, seconds and recorded figures of all tests")
+    parser.addoption(
+        "--figures",
+        type=Path,
+        help="JSON file for outcomes, seconds and recorded figures of all tests",
+    )
 
 
 def pytest_configure(config):
@@ -55,14 +64,42 @@ class Figures:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
-    """Keeps the user's caches out of the tests, and the tests out of the user's caches."""
+    """Keeps the user's caches out of the tests, and the tests out of the user's caches.
+
+    Each worker has a feature store of its own; kernels and compiled programs are shared by all
+    workers of this session, so that each is compiled once.
+    """
     before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    cache = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    (cache / "ser_jax").mkdir()
+    for name in ("native", "xla"):
+        (shared / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        (cache / "ser_jax" / name).symlink_to(shared / name)
+    os.environ["XDG_CACHE_HOME"] = str(cache)
     yield
     if before is None:
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs_are_dropped(request):
+    """Drops a module's compiled programs when they are many.
+
+    Each takes memory maps of the process, of which Linux allows 65,530 (vm.max_map_count): without
+    this a worker came to 51,000, and beyond the limit the compiler crashes.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and maps.read_bytes().count(b"\n") > 15_000:
+        for module in (request.module, sys.modules.get("tiny")):
+            for value in vars(module).values() if module else ():
+                getattr(value, "cache_clear", lambda: None)()
+        gc.collect()
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +126,15 @@ def emodb_root() -> Path:
     root = SHARED / "emodb4"
     if not root.is_dir():
         pytest.skip("EMO-DB recordings are not at hand")
+    return root
+
+
+@pytest.fixture
+def ravdess_root() -> Path:
+    """The 1440 recordings of RAVDESS, where they are at hand."""
+    root = SHARED / "ravdess"
+    if not root.is_dir():
+        pytest.skip("RAVDESS recordings are not at hand")
     return root
 
 

@@ -1,7 +1,8 @@
-"""The launchers: what they would have gcloud, xpk and SLURM do, recorded by stand-ins of the same names."""
+"""The launchers: what they have gcloud, xpk and SLURM do, recorded by stand-ins of these names."""
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -36,9 +37,12 @@ class Launcher:
         for name in ("gcloud", "xpk", "srun", "scontrol", "scancel"):
             (folder / name).write_text(FAKE)
             (folder / name).chmod(stat.S_IRWXU)
-        self.environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "RECORD": str(self.record)}
+        path = f"{folder}:{os.environ['PATH']}"
+        self.environment = os.environ | {"PATH": path, "RECORD": str(self.record)}
 
-    def __call__(self, name: str | Path, *arguments: str, code: int = 0, **environment: str) -> list[list[str]]:
+    def __call__(
+        self, name: str | Path, *arguments: str, code: int = 0, **environment: str
+    ) -> list[list[str]]:
         """Returns the calls that were recorded."""
         self.record.unlink(missing_ok=True)
         self.ended = subprocess.run(
@@ -65,12 +69,19 @@ def test_they_are_short_and_pass_shellcheck(name):
     if shutil.which("shellcheck") is None:
         assert not os.environ.get("CI"), "continuous integration has shellcheck"
         pytest.skip("shellcheck is not installed")
-    assert not subprocess.run(["shellcheck", LAUNCH / name], capture_output=True, text=True, timeout=60).stdout
+    check = ["shellcheck", LAUNCH / name]
+    assert not subprocess.run(check, capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
 @pytest.mark.parametrize(
-    "arguments", [[], ["--nothing"], ["fly", "n", "z", "v4-8", "1"], ["run", "n", "z", "v4-8", "1"], ["resume", "--"]]
+    "arguments",
+    [
+        [],
+        ["--nothing"],
+        *([word, "n", "z", "v4-8", "1"] for word in ("fly", "run")),
+        ["resume", "--"],
+    ],
 )
 def test_what_they_do_not_understand_calls_nothing(name, arguments, launch):
     if (name, arguments[:1]) == ("slurm.sbatch", ["resume"]):
@@ -81,7 +92,7 @@ def test_what_they_do_not_understand_calls_nothing(name, arguments, launch):
 
 def test_an_unknown_type_of_tpu(launch):
     assert launch("tpu_vm.sh", "create", "n", "z", "v2-8", code=2) == []
-    assert launch.ended.stderr == "error: TYPE=v2-8 is not known; use v4-N, v5litepod-N, v5p-N or v6e-N\n"
+    assert "TYPE=v2-8 is not known; use v4-N, v5litepod-N, v5p-N or v6e-N" in launch.ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -102,34 +113,42 @@ def test_dry_run_prints_exactly_what_would_be_called(name, arguments, launch):
 
 
 def alike(calls: list[list[str]]) -> list[list[str]]:
-    """Without questions, the name of the archive, and the order of what happens at the same time."""
-    calls = [["archive" if Path(word).name.startswith("tmp.") else word for word in call] for call in calls]
-    return sorted(call for call in calls if "describe" not in call)
+    """Without queries, the name of the archive, and the order of simultaneous calls."""
+    return sorted(
+        ["archive" if Path(word).name.startswith("tmp.") else word for word in call]
+        for call in calls
+        if "describe" not in call
+    )
 
 
-# --- Cloud TPU --------------------------------------------------------------------------------------------------------
+# --- Cloud TPU
 
 
 def test_a_pod_of_several_hosts(launch):
     made, asked = launch("tpu_vm.sh", "--spot", "create", "n", "us-west4-a", "v5litepod-16")
     assert made == [
         *("gcloud", "compute", "tpus", "queued-resources", "create", "n", "--node-id=n"),
-        *("--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--spot", "--zone=us-west4-a"),
+        *("--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite"),
+        *("--spot", "--zone=us-west4-a"),
     ]
     assert asked[3:6] == ["queued-resources", "describe", "n"]
-    copied, installed, mounted = launch("tpu_vm.sh", "--share=10.0.0.2:/runs", "setup", "n", "z", "v5litepod-16")
+    machine = ("n", "z", "v5litepod-16")
+    copied, installed, mounted = launch("tpu_vm.sh", "--share=10.0.0.2:/runs", "setup", *machine)
     assert copied[3:5] == ["tpu-vm", "scp"] and "--worker=all" in copied
     assert "ser_jax[tpu]" in installed[-2] and "10.0.0.2:/runs /mnt/ser_jax" in mounted[-2]
-    (trained,) = launch("tpu_vm.sh", "run", "n", "z", "v5litepod-16", "--", *COMMAND)
+    (trained,) = launch("tpu_vm.sh", "run", *machine, "--", *COMMAND)
     assert "--worker=all" in trained
-    assert trained[-2].startswith(f"--command=cd ser_jax && ../.venv/bin/python -m ser_jax.main --config={WORDS} ")
-    (deleted,) = launch("tpu_vm.sh", "delete", "n", "z", "v5litepod-16")
+    python = "cd ser_jax && ../.venv/bin/python -m ser_jax.main"
+    assert trained[-2].startswith(f"--command={python} --config={WORDS} ")
+    (deleted,) = launch("tpu_vm.sh", "delete", *machine)
     assert deleted[3:6] == ["queued-resources", "delete", "n"]
 
 
 def test_resuming_after_a_preemption_makes_the_machine_anew(launch):
-    calls = launch("tpu_vm.sh", "--share=10.0.0.2:/runs", "resume", "n", "z", "v5litepod-16", "--", *COMMAND)
-    assert [call[4] for call in calls] == ["delete", "create", "describe", "scp", "ssh", "ssh", "ssh"]
+    words = ("--share=10.0.0.2:/runs", "resume", "n", "z", "v5litepod-16", "--", *COMMAND)
+    calls = launch("tpu_vm.sh", *words)
+    steps = ["delete", "create", "describe", "scp", "ssh", "ssh", "ssh"]
+    assert [call[4] for call in calls] == steps
     assert "ser_jax.main" in calls[-1][-2]
 
 
@@ -140,72 +159,92 @@ def test_all_deletes_the_machine_even_if_something_fails(launch):
 
 @pytest.mark.parametrize(("failing", "done"), [("scp", ["scp"]), ("ssh", ["scp", "ssh"])])
 @pytest.mark.parametrize(
-    ("name", "arguments"), [("tpu_vm.sh", ["n", "z", "v6e-8"]), ("gpu.sh", ["n", "z", "a2-highgpu-1g", "2"])]
+    ("name", "arguments"),
+    [("tpu_vm.sh", ["n", "z", "v6e-8"]), ("gpu.sh", ["n", "z", "a2-highgpu-1g", "2"])],
 )
 def test_nothing_is_trained_where_the_setup_failed(name, arguments, failing, done, launch):
     calls = launch(name, "all", *arguments, "--", *COMMAND, code=1, FAIL_ON=failing)
-    found = [next(word for word in call if word in ("create", "describe", "scp", "ssh", "delete")) for call in calls]
-    assert [word for word in found if word != "describe"] == ["create", *done, "delete"]
+    steps = {"create", "scp", "ssh", "delete"}
+    found = [word for call in calls for word in call if word in steps]
+    assert found == ["create", *done, "delete"]
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
 def test_a_machine_that_will_never_be_there_is_not_waited_for(state, launch):
     calls = launch("tpu_vm.sh", "all", "n", "z", "v6e-8", "--", *COMMAND, code=1, STATE=state)
-    assert [call[4] for call in calls] == ["create", "describe", "delete"] and f"n is {state}" in launch.ended.stderr
+    assert [call[4] for call in calls] == ["create", "describe", "delete"]
+    assert f"n is {state}" in launch.ended.stderr
 
 
-# --- GKE --------------------------------------------------------------------------------------------------------------
+# --- GKE
 
 
 def test_a_workload_that_is_started_again(launch):
-    where = ["--cluster=c", "--zone=z"]
-    (made,) = launch("tpu_xpk.sh", "--spot", "create", "c", "z", "v5litepod-16", "2")
-    assert made[:3] == ["xpk", "cluster", "create"] and {"--spot", "--num-slices=2", *where} <= set(made)
-    (share,) = launch("tpu_xpk.sh", "setup", "c", "z", "v5litepod-16", "2")
-    assert share[:4] == ["xpk", "storage", "create", "ser-jax"] and "--mount-point=/mnt/ser_jax" in share
-    (job,) = launch("tpu_xpk.sh", "run", "c", "z", "v5litepod-16", "2", "job", "--", *COMMAND)
-    assert {"--workload=job", "--max-restarts=50", "--termination-grace-period-seconds=300", *where} <= set(job)
-    command = next(word for word in job if word.startswith("--command="))
-    assert command.startswith("--command=pip install -q '.[tpu]' && exec python -m ser_jax.main --config=" + WORDS)
-    again = launch("tpu_xpk.sh", "resume", "c", "z", "v5litepod-16", "2", "job", "--", *COMMAND)
-    assert [call[1:3] for call in again] == [["workload", "delete"], ["workload", "create"]] and again[1] == job
-    (stopped,) = launch("tpu_xpk.sh", "stop", "c", "z", "v5litepod-16", "2", "job")
+    where, slices = {"--cluster=c", "--zone=z"}, ("c", "z", "v5litepod-16", "2")
+    (made,) = launch("tpu_xpk.sh", "--spot", "create", *slices)
+    assert made[:3] == ["xpk", "cluster", "create"]
+    assert where | {"--spot", "--num-slices=2"} <= set(made)
+    (share,) = launch("tpu_xpk.sh", "setup", *slices)
+    assert share[:4] == ["xpk", "storage", "create", "ser-jax"]
+    assert "--mount-point=/mnt/ser_jax" in share
+    (job,) = launch("tpu_xpk.sh", "run", *slices, "job", "--", *COMMAND)
+    assert where | {"--workload=job", "--max-restarts=50"} <= set(job)
+    assert "--termination-grace-period-seconds=300" in job
+    (command,) = (word for word in job if word.startswith("--command="))
+    install = "pip install -q '.[tpu]' && exec python -m ser_jax.main"
+    assert command.startswith(f"--command={install} --config={WORDS}")
+    deleted, again = launch("tpu_xpk.sh", "resume", *slices, "job", "--", *COMMAND)
+    assert deleted[1:3] == ["workload", "delete"] and again == job
+    (stopped,) = launch("tpu_xpk.sh", "stop", *slices, "job")
     assert stopped[:3] == ["xpk", "workload", "delete"] and "--workload=job" in stopped
-    (gone,) = launch("tpu_xpk.sh", "delete", "c", "z", "v5litepod-16", "2")
+    (gone,) = launch("tpu_xpk.sh", "delete", *slices)
     assert gone[:3] == ["xpk", "cluster", "delete"]
 
 
-# --- GPUs -------------------------------------------------------------------------------------------------------------
+# --- GPUs
+
+MACHINES = ("g", "z", "a2-highgpu-1g", "2")
 
 
 def test_gpu_machines_are_told_who_they_are(launch):
-    calls = launch("gpu.sh", "run", "g", "z", "a2-highgpu-1g", "2", "--", *COMMAND)
-    told = {call[3]: call[-2] for call in calls}
+    calls = launch("gpu.sh", "run", *MACHINES, "--", *COMMAND)
+    commands = {call[3]: call[-2] for call in calls}
+    python = f"../.venv/bin/python -m ser_jax.main --config={WORDS}"
     for index in (0, 1):
-        assert "SER_JAX_COORDINATOR=g-0:8476 SER_JAX_PROCESSES=2" in told[f"g-{index}"]
-        assert f" SER_JAX_PROCESS={index} ../.venv/bin/python -m ser_jax.main --config={WORDS}" in told[f"g-{index}"]
-    launch("gpu.sh", "run", "g", "z", "a2-highgpu-1g", "2", "--", *COMMAND, code=42, FAIL_GCLOUD="42")
+        own = commands[f"g-{index}"]
+        assert "SER_JAX_COORDINATOR=g-0:8476 SER_JAX_PROCESSES=2" in own
+        assert f" SER_JAX_PROCESS={index} {python}" in own
+    launch("gpu.sh", "run", *MACHINES, "--", *COMMAND, code=42, FAIL_GCLOUD="42")
+
+
+def test_the_driver_of_gpu_machines_fits_their_cuda():
+    text = (LAUNCH / "gpu.sh").read_text()
+    [driver], [extra] = re.findall(r"-nvidia-(\d+)", text), re.findall(r"ser_jax\[(cuda\d*)]", text)
+    assert int(driver) >= {"cuda12": 525, "cuda13": 580}[extra]
 
 
 def test_gpu_machines_from_first_to_last(launch):
-    (made,) = launch("gpu.sh", "--spot", "create", "g", "z", "a2-highgpu-1g", "2", IMAGE="mine")
+    (made,) = launch("gpu.sh", "--spot", "create", *MACHINES, IMAGE="mine")
     assert made[2:6] == ["instances", "create", "g-0", "g-1"]
-    assert {"--provisioning-model=SPOT", "--machine-type=a2-highgpu-1g", "--image-family=mine"} <= set(made)
-    calls = launch("gpu.sh", "--share=10.0.0.2:/runs", "setup", "g", "z", "a2-highgpu-1g", "2")
+    assert {"--provisioning-model=SPOT", "--machine-type=a2-highgpu-1g"} <= set(made)
+    assert "--image-family=mine" in made
+    calls = launch("gpu.sh", "--share=10.0.0.2:/runs", "setup", *MACHINES)
     assert [call[2:4] for call in calls[1::2]] == [["ssh", "g-0"], ["ssh", "g-1"], ["ssh", "g-1"]]
     assert sum("10.0.0.2:/runs" in call[-2] for call in calls) == 2
-    resumed = launch("gpu.sh", "resume", "g", "z", "a2-highgpu-1g", "2", "--", *COMMAND)
+    resumed = launch("gpu.sh", "resume", *MACHINES, "--", *COMMAND)
     assert resumed[0][2:6] == ["instances", "start", "g-0", "g-1"] and len(resumed) == 3
-    (gone,) = launch("gpu.sh", "delete", "g", "z", "a2-highgpu-1g", "2")
+    (gone,) = launch("gpu.sh", "delete", *MACHINES)
     assert gone[2:6] == ["instances", "delete", "g-0", "g-1"]
 
 
-# --- SLURM ------------------------------------------------------------------------------------------------------------
+# --- SLURM
 
 JOB = {"SLURM_JOB_ID": "7"}
 
 
-@pytest.mark.parametrize(("code", "again"), [(0, False), (2, False), (3, False), (42, True), (134, True)])
+@pytest.mark.parametrize(
+    ("code", "again"), [(0, False), (2, False), (3, False), (42, True), (134, True)]
+)
 def test_a_job_that_was_preempted_goes_to_the_queue_again(code, again, launch):
     calls = launch("slurm.sbatch", *COMMAND, code=code, FAIL_SRUN=str(code), **JOB)
     assert calls[0] == ["srun", "--kill-on-bad-exit=1", ".venv/bin/python", "-m", *COMMAND]
@@ -213,15 +252,33 @@ def test_a_job_that_was_preempted_goes_to_the_queue_again(code, again, launch):
 
 
 def test_but_not_for_ever(launch):
-    assert len(launch("slurm.sbatch", *COMMAND, code=42, FAIL_SRUN="42", SLURM_RESTART_COUNT="50", **JOB)) == 1
+    count = {"FAIL_SRUN": "42", "SLURM_RESTART_COUNT": "50"}
+    assert len(launch("slurm.sbatch", *COMMAND, code=42, **count, **JOB)) == 1
 
 
 def test_slurm_signals_the_processes_and_not_the_script():
     text = (LAUNCH / "slurm.sbatch").read_text()
-    assert "#SBATCH --signal=TERM@" in text and "#SBATCH --requeue" in text and "--gpus-per-task" not in text
+    assert "#SBATCH --signal=TERM@" in text and "#SBATCH --requeue" in text
+    assert "--gpus-per-task" not in text
 
 
 def test_slurm_by_hand(launch):
     assert launch("slurm.sbatch", "resume", "7") == [["scontrol", "requeue", "7"]]
     assert launch("slurm.sbatch", "delete", "7") == [["scancel", "7"]]
-    assert launch("slurm.sbatch", "--dry_run", "setup") == [] and "'-m' 'venv' '.venv'" in launch.ended.stdout
+    assert launch("slurm.sbatch", "--dry_run", "setup") == []
+    assert "'-m' 'venv' '.venv'" in launch.ended.stdout
+
+
+def test_the_demo_installs_no_extras(tmp_path):
+    """openSMILE, of the extra hsf, is for the tests."""
+    steps = {
+        target: subprocess.run(
+            ["make", "--no-print-directory", "--dry-run", target, f"VENV={tmp_path / 'new'}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for target in ("run", "test")
+    }
+    assert "-e .\n" in steps["run"] and "[" not in steps["run"] and "hsf" in steps["test"]

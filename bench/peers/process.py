@@ -1,4 +1,4 @@
-"""Peers run as processes of another environment: files go to them once, then lines back and forth."""
+"""Peers are processes of another environment: they get files once, then lines go back and forth."""
 
 import json
 import os
@@ -46,7 +46,7 @@ class Worker:
     """A peer that waits for orders."""
 
     def __init__(self, python: Path, *arguments: Any, threads: int):
-        """Starts torch_train.py; its first answer, when everything is prepared, holds the versions it computes with.
+        """Starts torch_train.py; its first answer, when it is ready, holds the versions it uses.
 
         Args:
           python: Interpreter of the peers' environment.
@@ -55,7 +55,11 @@ class Worker:
         """
         command = [str(python), str(SCRIPT), *map(str, arguments), "--threads", str(threads)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(threads)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(threads),
         )
 
     def order(self, line: str) -> None:
@@ -85,7 +89,8 @@ class Worker:
 def environment(threads: int) -> dict[str, str]:
     """Returns the environment of a peer.
 
-    How threads wait is left at the default, a spin of milliseconds, then sleep: OMP_WAIT_POLICY=PASSIVE makes two
-    threads 2.5 times slower, and a process that waits for orders uses no processor time either way.
+    How threads wait is left at the default, a spin of milliseconds, then sleep:
+    OMP_WAIT_POLICY=PASSIVE makes two threads 2.5 times slower, and a process that waits for orders
+    uses no processor time either way.
     """
     return os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -1,9 +1,12 @@
 """The peer's batches: how utterances are put together and padded.
 
-sorted: neighbours in length, padded to the longest of the batch. Which utterances share a batch never changes, so the
-  batches are made once, before anything is timed; their order is shuffled every epoch. The least work possible.
+sorted: neighbours in length, padded to the longest of the batch. Which utterances share a batch
+never changes, so the
+  batches are made once, before anything is timed; their order is shuffled every epoch. The least
+  work possible.
 random: as it is usually written: 32 random utterances, put together when they are needed.
-buckets: utterances of similar length lie padded in one array per bucket, from which random rows are gathered.
+buckets: utterances of similar length lie padded in one array per bucket, from which random rows are
+gathered.
 """
 
 from collections.abc import Iterator
@@ -41,9 +44,15 @@ class Corpus(NamedTuple):
 def read(folder: Path, channels: tuple[tuple[int, int], ...], dtype: torch.dtype) -> Corpus:
     """Reads the folder that `process.write_corpus` has written."""
     flat = torch.from_numpy(np.load(folder / "frames.npy")).to(dtype)
-    hsf = torch.from_numpy(np.load(folder / "hsf.npy")).to(dtype) if (folder / "hsf.npy").exists() else None
+    hsf = (
+        torch.from_numpy(np.load(folder / "hsf.npy")).to(dtype)
+        if (folder / "hsf.npy").exists()
+        else None
+    )
     frames = list(flat.split(np.load(folder / "held.npy").tolist()))
-    lengths, targets = (torch.from_numpy(np.load(folder / f"{name}.npy")).long() for name in ("lengths", "targets"))
+    lengths, targets = (
+        torch.from_numpy(np.load(folder / f"{name}.npy")).long() for name in ("lengths", "targets")
+    )
     return Corpus(frames, lengths, hsf, targets, channels)
 
 
@@ -53,7 +62,10 @@ def collate(corpus: Corpus, members: Tensor, form: str) -> Batch:
     if form == "fast":
         values = (pad_sequence(frames, batch_first=True),) * len(corpus.channels)
     else:
-        values = tuple(pad_sequence([x.unfold(0, *channel) for x in frames], True) for channel in corpus.channels)
+        values = tuple(
+            pad_sequence([x.unfold(0, *channel) for x in frames], True)
+            for channel in corpus.channels
+        )
     hsf = None if corpus.hsf is None else corpus.hsf[members]
     lengths = corpus.lengths[members]
     counts = tuple((lengths - window).clamp(min=0) // hop + 1 for window, hop in corpus.channels)
@@ -72,7 +84,7 @@ def random_batches(corpus: Corpus, form: str) -> Iterator[Batch]:
 
 
 def buckets(corpus: Corpus, form: str) -> list[Batch]:
-    """Returns the utterances by length; every bucket ends with a row that does not count, to fill batches up with."""
+    """Returns the utterances by length; buckets end with a row that fills up and does not count."""
     order = _by_length(corpus)
     lengths = corpus.lengths[order]
     held, start = [], 0

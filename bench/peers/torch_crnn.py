@@ -1,10 +1,11 @@
-"""The three systems in PyTorch: the peer of ser_jax/models/systems.py, with the same weights under other names.
+"""The three systems in PyTorch: the peer of ser_jax/models/crnn.py, with the same weights.
 
-Forms of the CNN: "segments" convolves every segment by itself, as it is usually written; "fast" shares what
-neighbouring segments have in common, as ser_jax does, in channels-last layout, which is twice as fast as Conv1d here.
-Forms of the LSTM: "padded" runs over right-padded batches (the path of oneDNN and of cuDNN's persistent kernels),
-"packed" over packed sequences, as it is usually written. torch.compile is no help on a CPU: it made the step 15 %
-slower, and fails where the length is dynamic.
+Forms of the CNN: "segments" convolves every segment by itself, as it is usually written; "fast"
+shares what neighbouring segments have in common, as ser_jax does, in channels-last layout, which is
+twice as fast as Conv1d here. Forms of the LSTM: "padded" runs over right-padded batches (the path
+of oneDNN and of cuDNN's persistent kernels), "packed" over packed sequences, as it is usually
+written. torch.compile is no help on a CPU: it made the step 15 % slower, and fails where the length
+is dynamic.
 """
 
 from typing import NamedTuple
@@ -25,7 +26,8 @@ class Batch(NamedTuple):
     """Standardised utterances.
 
     Attributes:
-      values: Per channel [B, F, M] frames (fast form) or [B, T, M, W] segments, right-padded with any finite number.
+      values: Per channel [B, F, M] frames (fast form) or [B, T, M, W] segments, right-padded with
+        any finite number.
       counts: Per channel [B] i64, real segments.
       hsf: [B, D], or None.
       targets: [B] i64, class numbers; −100 for a row that does not count.
@@ -55,8 +57,12 @@ class CRNN(nn.Module):
         features = self._fast(values) if self.form == "fast" else self._segments(values)
         steps = features.shape[1]
         if self.packed:
-            packed = pack_padded_sequence(features, counts.cpu(), batch_first=True, enforce_sorted=False)
-            hidden, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=steps)
+            packed = pack_padded_sequence(
+                features, counts.cpu(), batch_first=True, enforce_sorted=False
+            )
+            hidden, _ = pad_packed_sequence(
+                self.lstm(packed)[0], batch_first=True, total_length=steps
+            )
         else:
             hidden, _ = self.lstm(features)
         padding = (torch.arange(steps, device=counts.device) >= counts[:, None])[:, :, None]
@@ -134,16 +140,22 @@ class Multi(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Returns logits [B, K]."""
         short = self.short_dense(self.short(batch.values[0], batch.counts[0]))
-        return self.softmax(self.head(torch.cat([short, self.long(batch.values[1], batch.counts[1])], 1)))
+        return self.softmax(
+            self.head(torch.cat([short, self.long(batch.values[1], batch.counts[1])], 1))
+        )
 
 
 SYSTEMS = {"plain_crnn": Plain, "hsf_crnn": HSF, "multi_crnn": Multi}
 
 
 def torch_name(name: str) -> str:
-    """Returns the name here of a parameter of ser_jax; the axes of its array are in reverse order here."""
+    """Returns the name here of a parameter of ser_jax, whose array has its axes reversed here."""
     *path, layer, leaf = ["", *name.split("/")]
-    renamed = {"kernel": "weight", "lstm_kernel": "lstm.weight_ih_l0", "lstm_recurrent_kernel": "lstm.weight_hh_l0"}
+    renamed = {
+        "kernel": "weight",
+        "lstm_kernel": "lstm.weight_ih_l0",
+        "lstm_recurrent_kernel": "lstm.weight_hh_l0",
+    }
     renamed |= {"lstm_bias": "lstm.bias_ih_l0"}
     for conv in ("conv1", "conv2"):
         renamed |= {f"{conv}_kernel": f"{conv}.weight", f"{conv}_bias": f"{conv}.bias"}
@@ -153,9 +165,13 @@ def torch_name(name: str) -> str:
 
 
 def load(model: nn.Module, params: dict[str, np.ndarray]) -> None:
-    """Gives a model the parameters of ser_jax (flat names, "/" between the parts); its second LSTM bias becomes 0."""
+    """Gives a model the parameters of ser_jax by flat name; its second LSTM bias becomes 0."""
     state = {torch_name(name): torch.from_numpy(values.T.copy()) for name, values in params.items()}
-    second = {name: torch.zeros_like(values) for name, values in model.state_dict().items() if "bias_hh" in name}
+    second = {
+        name: torch.zeros_like(values)
+        for name, values in model.state_dict().items()
+        if "bias_hh" in name
+    }
     model.load_state_dict(state | second)
 
 
@@ -166,13 +182,15 @@ def gradients(model: nn.Module, names: list[str]) -> dict[str, np.ndarray]:
 
 
 def _convolve(x: Tensor, layer: nn.Conv1d) -> Tensor:
-    """[B, L, I] → [B, L − width + 1, C]; as an image of one row in channels-last layout nothing is transposed."""
+    """[B, L, I] → [B, L − width + 1, C]; channels-last, so that nothing is transposed."""
     weight = layer.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
     return F.conv2d(x.transpose(1, 2).unsqueeze(2), weight, layer.bias).squeeze(2).transpose(1, 2)
 
 
 def _pool(x: Tensor, stride: int) -> Tensor:
-    return F.max_pool2d(x.transpose(1, 2).unsqueeze(2), (1, 3), (1, stride)).squeeze(2).transpose(1, 2)
+    return (
+        F.max_pool2d(x.transpose(1, 2).unsqueeze(2), (1, 3), (1, stride)).squeeze(2).transpose(1, 2)
+    )
 
 
 def _pooled(size: int) -> int:

@@ -1,7 +1,8 @@
 """The PyTorch peer as a process: makes a model and its batches, then obeys lines on standard input.
 
-"epoch" trains on every utterance once and answers with a line of JSON; "quit" ends the process. With --gradients it
-computes one gradient instead, of all utterances as one batch, for comparison with ser_jax.
+"epoch" trains on every utterance once and answers with a line of JSON; "quit" ends the process.
+With --gradients it computes one gradient instead, of all utterances as one batch, for comparison
+with ser_jax.
 """
 
 import argparse
@@ -31,8 +32,14 @@ class Run:
         """Takes a model and the weights [K] of the classes; `adam` is fused, foreach or plain."""
         self.model, self.class_weights = model, class_weights
         cuda = class_weights.is_cuda
-        chosen = {"fused": {"fused": True}, "foreach": {"foreach": True}, "plain": {"foreach": False}}[adam]
-        self.optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE, capturable=cuda, **chosen)
+        chosen = {
+            "fused": {"fused": True},
+            "foreach": {"foreach": True},
+            "plain": {"foreach": False},
+        }[adam]
+        self.optimiser = torch.optim.Adam(
+            model.parameters(), LEARNING_RATE, capturable=cuda, **chosen
+        )
         self.loss_sum = torch.zeros((), dtype=class_weights.dtype, device=class_weights.device)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -53,7 +60,7 @@ class Graphs:
     """Steps of one run as CUDA graphs, one per bucket, on a stream of the run's own."""
 
     def __init__(self, run: Run, held: list[Batch]):
-        """Captures forward, backward, clip and update; parameters and optimiser end up as they were."""
+        """Captures a whole step; parameters and optimiser end up as they were."""
         device = run.class_weights.device
         self.stream = torch.cuda.Stream(device)
         self.rows = torch.zeros(torch_batches.SIZE, dtype=torch.int64, device=device)
@@ -95,14 +102,19 @@ def eager_epoch(run: Run, corpus: Corpus, batches: str, form: str) -> Callable[[
                 run.step(torch_batches.move(batch, device))
 
     elif batches == "sorted":
-        made = [torch_batches.move(batch, device) for batch in torch_batches.sorted_batches(corpus, form)]
+        made = [
+            torch_batches.move(batch, device)
+            for batch in torch_batches.sorted_batches(corpus, form)
+        ]
 
         def work() -> None:
             for number in torch.randperm(len(made)).tolist():
                 run.step(made[number])
 
     else:
-        held = [torch_batches.move(bucket, device) for bucket in torch_batches.buckets(corpus, form)]
+        held = [
+            torch_batches.move(bucket, device) for bucket in torch_batches.buckets(corpus, form)
+        ]
 
         def work() -> None:
             for number, rows in torch_batches.bucket_plan(held):
@@ -112,7 +124,7 @@ def eager_epoch(run: Run, corpus: Corpus, batches: str, form: str) -> Callable[[
 
 
 def graphs_epoch(runs: list[Run], corpus: Corpus, form: str) -> Callable[[], None]:
-    """Returns a function that trains one epoch of every run side by side on a GPU, which holds the data."""
+    """Returns what trains an epoch of every run side by side on a GPU, which holds the data."""
     held = torch_batches.buckets(corpus, form)
     resident = [torch_batches.move(bucket, torch.device("cuda")) for bucket in held]
     graphs = [Graphs(run, resident) for run in runs]
@@ -157,18 +169,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of the draw of batches")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--runs", type=int, default=1, help="trainings side by side; more than one only as graphs")
+    parser.add_argument(
+        "--runs", type=int, default=1, help="trainings side by side; more than one only as graphs"
+    )
     parser.add_argument("--precision", choices=("float32", "tf32", "float64"), default="float32")
-    parser.add_argument("--gradients", type=Path, help="write loss and gradients of one batch there and end")
+    parser.add_argument(
+        "--gradients", type=Path, help="write loss and gradients of one batch there and end"
+    )
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        options.precision == "tf32"
+    )
     keep_freed_memory()
     dtype = torch.float64 if options.precision == "float64" else torch.float32
     params = dict(np.load(options.folder / "params.npz"))
-    weights = torch.from_numpy(np.load(options.folder / "class_weights.npy")).to(options.device, dtype)
+    weights = torch.from_numpy(np.load(options.folder / "class_weights.npy")).to(
+        options.device, dtype
+    )
     corpus = torch_batches.read(options.folder, torch_crnn.CHANNELS[options.system], dtype)
     runs = []
     for _ in range(options.runs):

@@ -1,10 +1,13 @@
-"""HSF-CRNN as a practitioner would train it: ReLU, dropout, AdamW, averaged parameters, augmentation, a smaller net.
+"""HSF-CRNN as a practitioner would train it.
 
-No system of the paper: its parts are, the recipe and the width of the functionals' layers are not. Chosen on validation
-speakers of EMO-DB (docs/tuning.md). Needs openSMILE. For the last points let several trainings predict together:
-`--config.protocol.ensemble=3`.
+ReLU, dropout, AdamW, averaged parameters, augmentation, a smaller net.
 
-    python -m ser_jax.main --config=configs/tuned/hsf_crnn.py --config.corpus.name=emodb --config.corpus.root=/d
+No system of the paper: its parts are, the recipe and the width of the functionals' layers are not.
+Chosen on validation speakers of EMO-DB (docs/tuning.md). Needs openSMILE. For the last points let
+several trainings predict together: `--config.protocol.ensemble=3`.
+
+    python -m ser_jax.main --config=configs/tuned/hsf_crnn.py --config.corpus.name=emodb
+    --config.corpus.root=/d
 """
 
 from ser_jax import config as base
@@ -14,6 +17,9 @@ def get_config() -> base.Config:
     """Returns the configuration."""
     config = base.get_config()
     config.system = "hsf_crnn"
+    config.features.remove_dc = True
+    config.features.trim = "ends"
+    config.features.level = "recording"
     config.model.activation = "relu"
     config.model.dropout = 0.3
     config.model.hsf_dropout = 0.5

@@ -1,7 +1,8 @@
-"""The baseline that every reader expects: ComParE functionals, z-score, linear support vector machines, one per class.
+"""The classical baseline: linear support vector machines on standardised ComParE functionals.
 
-A fit is a function of fold and seed: the training part gives statistics and coefficients, the validation part chooses
-C. This module must not import jax: it is loaded by worker processes.
+A fit is a function of fold and seed: the training part gives statistics and coefficients, the
+validation part chooses C. This module must not import jax: the worker processes of `svm_system`
+load it.
 """
 
 import dataclasses
@@ -16,13 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ser_jax import metrics
-from ser_jax.arrays.inputs import Inputs
-from ser_jax.arrays.standardise import Statistics, hsf_statistics, standardise
-from ser_jax.errors import UserError
+from ser_jax.data.inputs import Inputs
+from ser_jax.data.standardise import (
+    Statistics,
+    hsf_statistics,
+    of_speakers,
+    standardise,
+    with_speakers,
+)
 from ser_jax.protocols.protocol import TRAIN, VALIDATION, Fold
-from ser_jax.training.runs import Run
+from ser_jax.runtime.errors import UserError
 
-FUNCTIONALS, STOP = "functionals.npy", "stop"  # files by which the fitting processes are given data and called back
+FUNCTIONALS = "functionals.npy"  # the file from which the fitting processes read
 
 _MISSING = (
     'system=svm is fitted by scikit-learn, which is not installed: pip install "ser_jax[svm,hsf]". '
@@ -32,74 +38,48 @@ _MISSING = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a machine is fitted; see config.py for units and sources.
+    """How an SVM is fitted; see config.py for units and sources."""
 
-    Attributes:
-      c: Values of C to choose from, ascending.
-      class_weights: none | balanced.
-      tolerance: Spread of the projected gradient at which a fit has converged.
-      iterations: Passes over the training part after which it ends unconverged.
-      refit: Whether, with C chosen, a machine is fitted anew on training and validation part.
-    """
-
-    c: tuple[float, ...]
-    class_weights: str
-    tolerance: float
-    iterations: int
-    refit: bool = False
+    c: tuple[float, ...]  # values of C to choose from, ascending
+    class_weights: str  # none | balanced
+    tolerance: float  # spread of the projected gradient at which a fit has converged
+    iterations: int  # passes over the training part after which it ends unconverged
+    refit: bool = False  # whether the chosen C is fitted again, on training and validation part
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run to be fitted.
+    """A trial to be fitted."""
 
-    Attributes:
-      run: Fold and seed.
-      folder: Holds `FUNCTIONALS`, [N, D] f32; once it holds `STOP`, fits that have not begun are left out.
-      targets: [N] i32, class numbers.
-      classes: K.
-      settings: How to fit.
-    """
-
-    run: Run
-    folder: Path
-    targets: np.ndarray
-    classes: int
-    settings: Settings
+    fold: Fold
+    seed: int
+    folder: Path  # holds `FUNCTIONALS`, [N, D] f32
+    targets: np.ndarray  # [N] i32, class numbers
+    classes: int  # K
+    settings: Settings  # how to fit
+    # [N] numbers of the speakers, see `standardise.of_speakers`; empty: no speaker normalisation
+    speakers: tuple[int, ...] = ()
 
 
 class Tried(NamedTuple):
-    """What was tried, one value per C.
+    """The search for C, one value per C."""
 
-    Attributes:
-      c: The values of C, ascending.
-      validation_ua: UA on the validation part; None without such a part.
-      validation_wa: WA there.
-      passes: How many passes over the training part the fit took.
-    """
-
-    c: tuple[float, ...]
-    validation_ua: tuple[float | None, ...]
-    validation_wa: tuple[float | None, ...]
-    passes: tuple[int, ...]
+    c: tuple[float, ...]  # the values of C, ascending
+    validation_ua: tuple[float | None, ...]  # UA on the validation part; None without such a part
+    validation_wa: tuple[float | None, ...]  # WA there
+    passes: tuple[int, ...]  # passes over the training part that the fit took
 
 
 class Fitted(NamedTuple):
-    """A fitted run.
+    """A fitted trial."""
 
-    Attributes:
-      coefficients: [K, D] f64, of standardised functionals.
-      intercept: [K] f64.
-      statistics: Of what it was fitted to.
-      c: The chosen C.
-      tried: What it was chosen from.
-    """
-
-    coefficients: np.ndarray
-    intercept: np.ndarray
-    statistics: Statistics
-    c: float
-    tried: Tried
+    coefficients: np.ndarray  # [K, D] f64, of standardised functionals
+    intercept: np.ndarray  # [K] f64
+    statistics: Statistics  # of the utterances that it was fitted to
+    c: float  # the chosen C
+    tried: Tried  # the search for C
+    # [n, K] f64, decision values of the validation part, before it was fitted again on that part
+    validation: np.ndarray
 
 
 def require_scikit_learn() -> None:
@@ -109,30 +89,25 @@ def require_scikit_learn() -> None:
 
 
 def decision_values(
-    hsf: np.ndarray, coefficients: np.ndarray, intercept: np.ndarray, statistics: Statistics
+    hsf: np.ndarray,
+    coefficients: np.ndarray,
+    intercept: np.ndarray,
+    statistics: Statistics,
+    speaker: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns the decision values [n, K] f64 of functionals [n, D]; the highest names the class.
+    """Returns decision values [n, K] f64 of functionals [n, D] as extracted; the highest wins.
 
-    Args:
-      hsf: [n, D] f32, as extracted.
-      coefficients: [K, D] f64.
-      intercept: [K] f64.
-      statistics: Of the training part.
+    The other arguments are those of `Fitted`, and `Inputs.speaker`.
     """
-    return _standardised(hsf, statistics) @ coefficients.T + intercept
+    return standardised(hsf, statistics, speaker) @ coefficients.T + intercept
 
 
-def fit(job: Job) -> Fitted | None:
-    """Fits a run for every C and keeps the machine with the best validation UA, of equals that of the smallest C.
+def fit(job: Job) -> Fitted:
+    """Fits a trial for every C; returns the SVM with the best validation UA.
 
-    The dual form is solved (LIBLINEAR's coordinate descent): also with more utterances than functionals it took half
-    the time of the primal one. It visits the utterances in a random order, which is all that the seed decides.
-
-    Args:
-      job: The run.
-
-    Returns:
-      The machine, or None if the job was called back.
+    Of equals the smallest C is chosen. The dual form is solved (LIBLINEAR's coordinate descent):
+    also with more utterances than functionals it took half the time of the primal one. It visits
+    the utterances in a random order, which is all that the seed decides.
 
     Raises:
       UserError: If scikit-learn is not installed.
@@ -144,92 +119,105 @@ def fit(job: Job) -> Fitted | None:
     except ImportError as error:
         raise UserError(_MISSING) from error
 
-    fold, s = job.run.fold, job.settings
+    fold, s = job.fold, job.settings
     options: dict[str, Any] = {
         "class_weight": None if s.class_weights == "none" else s.class_weights,
         "dual": True,
         "max_iter": s.iterations,
-        "random_state": job.run.seed % 2**32,
+        "random_state": job.seed % 2**32,
         "tol": s.tolerance,
     }
 
-    def machine(part: _TrainingPart, rows: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray, int]:
-        found: Any = LinearSVC(C=c, **options).fit(part.coordinates, job.targets[rows])
-        coefficients, intercept = part.turned_back(found.coef_), found.intercept_
-        if job.classes == 2:  # One machine tells two classes apart: what speaks for one speaks against the other.
-            coefficients, intercept = (np.concatenate([-values, values]) for values in (coefficients, intercept))
-        return coefficients, intercept, int(found.n_iter_)
+    def fit_one(
+        part: _TrainingPart, rows: np.ndarray, c: float
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        svm: Any = LinearSVC(C=c, **options).fit(part.coordinates, job.targets[rows])
+        coefficients, intercept = svm.coef_, svm.intercept_
+        if part.basis is not None:
+            coefficients = coefficients @ part.basis.T
+        if job.classes == 2:  # scikit-learn fits one hyperplane, whose sign tells the class
+            coefficients = np.concatenate([-coefficients, coefficients])
+            intercept = np.concatenate([-intercept, intercept])
+        return coefficients, intercept, int(svm.n_iter_)
 
     validation = np.load(job.folder / FUNCTIONALS, mmap_mode="r")[fold.validation]
-    machines, confusions, passes = [], [], []
+    speaker = np.array(job.speakers)[fold.validation] if job.speakers else None
+    targets = job.targets[fold.validation]
+    fitted, scores, confusions, passes = [], [], [], []
     # One thread: sums of several depend on how many there are, and every core has a job of its own.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)  # `passes` tells.
-        part = _training_part(job.folder, fold)
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)  # `passes` shows it
+        part = _training_part(job.folder, fold, job.speakers)
         for c in s.c:
-            if (job.folder / STOP).exists():
-                return None
-            coefficients, intercept, count = machine(part, fold.train, c)
-            machines.append((coefficients, intercept))
-            predictions = decision_values(validation, coefficients, intercept, part.statistics).argmax(axis=1)
-            confusions.append(metrics.confusion_matrix(job.targets[fold.validation], predictions, job.classes))
+            coefficients, intercept, count = fit_one(part, fold.train, c)
+            fitted.append((coefficients, intercept))
+            values = decision_values(validation, coefficients, intercept, part.tables, speaker)
+            scores.append(values)
+            predictions = values.argmax(axis=1)
+            confusions.append(metrics.confusion_matrix(targets, predictions, job.classes))
             passes.append(count)
         ua = [metrics.unweighted_accuracy(confusion) for confusion in confusions]
         wa = [metrics.weighted_accuracy(confusion) for confusion in confusions]
-        best = max(range(len(ua)), key=lambda n: ua[n])  # the first of equals
-        coefficients, intercept = machines[best]
+        exact = list(map(metrics.exact_unweighted_accuracy, confusions))
+        best = exact.index(max(exact))  # the first of equals
+        coefficients, intercept = fitted[best]
         if s.refit and len(fold.validation):
             both = dataclasses.replace(fold, parts=fold.parts.replace(VALIDATION, TRAIN))
-            part = _training_part(job.folder, both)
-            coefficients, intercept, _ = machine(part, both.train, s.c[best])
-    return Fitted(
-        coefficients, intercept, part.statistics, s.c[best], Tried(s.c, _known(ua), _known(wa), tuple(passes))
-    )
+            part = _training_part(job.folder, both, job.speakers)
+            coefficients, intercept, _ = fit_one(part, both.train, s.c[best])
+    tried = Tried(s.c, _known(ua), _known(wa), tuple(passes))
+    return Fitted(coefficients, intercept, part.statistics, s.c[best], tried, scores[best])
 
 
 class _TrainingPart(NamedTuple):
-    """The training part of a fold in as few dimensions as it spans.
+    """The training part of a fold in as few dimensions as it spans."""
 
-    Attributes:
-      coordinates: [n, min(n, D)] f64, the standardised functionals along the columns of `basis`.
-      basis: [D, n] f64, orthonormal columns; None if n ≥ D: there is nothing to gain.
-      statistics: Of the functionals.
-    """
-
+    # [n, min(n, D)] f64, the standardised functionals along the columns of `basis`
     coordinates: np.ndarray
+    # [D, n] f64, orthonormal columns; None if n ≥ D: there is nothing to gain
     basis: np.ndarray | None
-    statistics: Statistics
-
-    def turned_back(self, coefficients: np.ndarray) -> np.ndarray:
-        """Returns coefficients of the coordinates as coefficients [·, D] of the functionals."""
-        return coefficients if self.basis is None else coefficients @ self.basis.T
+    statistics: Statistics  # of the functionals
+    tables: Statistics  # the same, with those of the speakers
 
 
-@functools.lru_cache(maxsize=2)  # The seeds of a fold follow one another; a refit adds the validation part.
-def _training_part(folder: Path, fold: Fold) -> _TrainingPart:
+@functools.lru_cache(maxsize=2)  # for the seeds of a fold, with and without the validation part
+def _training_part(folder: Path, fold: Fold, speakers: tuple[int, ...]) -> _TrainingPart:
     """Standardises and rotates the training part.
 
-    A machine with the penalty |w|² sees utterances through their inner products only, and a rotation leaves these as
-    they are. So n utterances can stand in the n dimensions that they span instead of in D: the same machine, fitted 30
-    times as fast from 260 utterances and twice as fast from 4000.
+    An SVM with the penalty |w|² depends on inner products of utterances only, which a rotation
+    does not change. So n utterances can be written in the n dimensions that they span instead of in
+    D: the same SVM, fitted 30 times as fast from 260 utterances and twice as fast from 4000.
     """
     hsf = np.load(folder / FUNCTIONALS, mmap_mode="r")
-    mean, std = hsf_statistics(hsf, fold.train)
-    statistics = Statistics(hsf_mean=mean, hsf_std=std)
-    values = _standardised(hsf[fold.train], statistics)
+    statistics = statistics_of(hsf, fold.train)
+    tables, speaker = statistics, None
+    if speakers:
+        numbers = np.array(speakers)
+        own = of_speakers(functools.partial(statistics_of, hsf), numbers)
+        tables, speaker = with_speakers(statistics, own), numbers[fold.train]
+    values = standardised(hsf[fold.train], tables, speaker)
     if len(values) >= values.shape[1]:
-        return _TrainingPart(values, None, statistics)
+        return _TrainingPart(values, None, statistics, tables)
     basis, triangle = np.linalg.qr(values.T)
-    return _TrainingPart(np.ascontiguousarray(triangle.T), basis, statistics)
+    return _TrainingPart(np.ascontiguousarray(triangle.T), basis, statistics, tables)
 
 
-def _standardised(hsf: np.ndarray, statistics: Statistics) -> np.ndarray:
+def statistics_of(hsf: np.ndarray, rows: np.ndarray) -> Statistics:
+    """Returns the statistics of some utterances, given the functionals [N, D] of all."""
+    mean, std = hsf_statistics(hsf, rows)
+    return Statistics(hsf_mean=mean, hsf_std=std)
+
+
+def standardised(
+    hsf: np.ndarray, statistics: Statistics, speaker: np.ndarray | None = None
+) -> np.ndarray:
     """Returns [n, D] f64 functionals, standardised as those of the neural systems are."""
-    values = standardise(Inputs(length=None, hsf=hsf), statistics, np).hsf
+    with np.errstate(invalid="ignore"):  # infinite where the training part is constant
+        values = standardise(Inputs(length=None, hsf=hsf, speaker=speaker), statistics, np).hsf
     assert values is not None
     return values
 
 
-def _known(shares: Sequence[float]) -> tuple[float | None, ...]:
-    """Returns None for NaN, a score of nothing."""
-    return tuple(None if math.isnan(share) else share for share in shares)
+def _known(scores: Sequence[float]) -> tuple[float | None, ...]:
+    """Returns None for NaN, the score of an empty validation part."""
+    return tuple(None if math.isnan(score) else score for score in scores)

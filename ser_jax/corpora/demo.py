@@ -1,38 +1,41 @@
-"""The built-in demo corpus: speech-like utterances that the project renders itself, for users without recordings.
+"""The built-in demo corpus: speech-like utterances that the project renders itself.
 
-Six speakers say the same ten nonsense sentences in four emotions, as in corpora of acted speech (Banse and Scherer
-1996; Burkhardt et al. 2005). The same sentences in every emotion leave only the manner of speaking to tell them apart.
-Nothing here was recorded from a person: scores on this corpus say that the program works, not how well it will do on
-speech.
+Six speakers say the same ten nonsense sentences in four emotions, as in corpora of acted speech
+(Banse and Scherer 1996; Burkhardt et al. 2005). The same sentences in every emotion leave only the
+manner of speaking to tell them apart. Nothing here was recorded from a person: scores on this
+corpus say that the program works, not how well it will do on speech.
 
-How the emotions differ follows the reviews and syntheses below in direction; the sizes are set so that a recogniser
-finds the task learnable across speakers but not trivial. Anger is loud, fast, high, tense and wide in pitch; happiness
-high, wide, fairly loud and fast, rather breathy, with spread lips; sadness quiet, slow, low, narrow in pitch and
-breathy.
+How the emotions differ follows the reviews and syntheses below in direction; the sizes are set so
+that a recogniser finds the task learnable across speakers but not trivial. Anger is loud, fast,
+high, tense and wide in pitch; happiness high, wide, fairly loud and fast, rather breathy, with
+spread lips; sadness quiet, slow, low, narrow in pitch and breathy.
 
 Sources:
-  Murray, I. R. and Arnott, J. L. (1993), "Toward the simulation of emotion in synthetic speech", JASA 93.
-  Banse, R. and Scherer, K. R. (1996), "Acoustic profiles in vocal emotion expression", J. Pers. Soc. Psychol. 70.
-  Burkhardt, F. and Sendlmeier, W. F. (2000), "Verification of acoustical correlates of emotional speech using formant
-    synthesis", ISCA Workshop on Speech and Emotion.
-  Juslin, P. N. and Laukka, P. (2003), "Communication of emotions in vocal expression and music performance", Psychol.
-    Bull. 129.
+  Murray, I. R. and Arnott, J. L. (1993), "Toward the simulation of emotion in synthetic speech",
+    JASA 93.
+  Banse, R. and Scherer, K. R. (1996), "Acoustic profiles in vocal emotion expression",
+    J. Pers. Soc. Psychol. 70.
+  Burkhardt, F. and Sendlmeier, W. F. (2000), "Verification of acoustical correlates of emotional
+    speech using formant synthesis", ISCA Workshop on Speech and Emotion.
+  Juslin, P. N. and Laukka, P. (2003), "Communication of emotions in vocal expression and music
+    performance", Psychol. Bull. 129.
   Burkhardt, F. et al. (2005), "A database of German emotional speech", Interspeech.
 """
 
 import dataclasses
 import io
+import itertools
 import os
 import wave
 from pathlib import Path
 
 import numpy as np
 
-from ser_jax.cache import cache_folder
-from ser_jax.corpora import syllables, synthesis
-from ser_jax.corpora.synthesis import Manner, Voice
+from ser_jax.corpora import speech_synthesis
+from ser_jax.corpora.speech_synthesis import Manner, Voice
 from ser_jax.corpora.table import CANONICAL_CLASSES, Corpus, Utterance
-from ser_jax.errors import UserError
+from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.machine import cache_folder
 
 NAME = "demo"
 PROTOCOL = "demo-speaker"
@@ -52,101 +55,36 @@ SENTENCES = (
     "'lA vu 'bE ti sO 'mI gA",
 )
 
+# fmt: off
 VOICES = (
-    Voice(pitch=205, tract=1.16, rate=1.02, gain=0.0, noise=-73, colour=0.10, reverberation=-14, style=1.0),
-    Voice(pitch=118, tract=1.00, rate=0.97, gain=1.0, noise=-69, colour=0.00, reverberation=-10, style=0.9),
-    Voice(pitch=184, tract=1.12, rate=1.08, gain=-2.0, noise=-67, colour=-0.15, reverberation=-12, style=0.85),
-    Voice(pitch=98, tract=0.95, rate=1.05, gain=-1.0, noise=-65, colour=0.15, reverberation=-15, style=1.1),
-    Voice(pitch=228, tract=1.20, rate=0.94, gain=1.5, noise=-71, colour=-0.05, reverberation=-9, style=1.1),
-    Voice(pitch=135, tract=1.04, rate=0.93, gain=-1.5, noise=-66, colour=-0.10, reverberation=-13, style=1.0),
+    #     pitch  tract  rate  gain  noise colour reverberation style
+    Voice(205.0, 1.16, 1.02,  0.0, -73.0,  0.10, -14.0, 1.00),
+    Voice(118.0, 1.00, 0.97,  1.0, -69.0,  0.00, -10.0, 0.90),
+    Voice(184.0, 1.12, 1.08, -2.0, -67.0, -0.15, -12.0, 0.85),
+    Voice( 98.0, 0.95, 1.05, -1.0, -65.0,  0.15, -15.0, 1.10),
+    Voice(228.0, 1.20, 0.94,  1.5, -71.0, -0.05,  -9.0, 1.10),
+    Voice(135.0, 1.04, 0.93, -1.5, -66.0, -0.10, -13.0, 1.00),
 )
 
-NEUTRAL = Manner(
-    pitch=0.0,
-    pitch_range=3.0,
-    final=-2.5,
-    rate=0.0,
-    pause=0.14,
-    level=-32.0,
-    accent=2.5,
-    tilt=11.0,
-    open_quotient=0.60,
-    breath=-26.0,
-    jitter=0.008,
-    shimmer=0.04,
-    spread=0.0,
-)
+# pitch, pitch_range, final, rate, pause, level, accent, tilt, open_quotient, breath, jitter,
+# shimmer, spread
+NEUTRAL = Manner(0, 3.0, -2.5, 0, 0.14, -32, 2.5, 11, 0.60, -26, 0.008, 0.04, 0)
 # Differences from neutral at full strength.
 EMOTIONS = {
-    "angry": Manner(
-        pitch=3.5,
-        pitch_range=2.0,
-        final=-1.5,
-        rate=0.20,
-        pause=-0.05,
-        level=7.0,
-        accent=3.0,
-        tilt=-7.0,
-        open_quotient=-0.12,
-        breath=-4.0,
-        jitter=0.008,
-        shimmer=0.04,
-        spread=0.0,
-    ),
-    "happy": Manner(
-        pitch=5.5,
-        pitch_range=3.5,
-        final=3.5,
-        rate=0.16,
-        pause=-0.04,
-        level=4.0,
-        accent=1.5,
-        tilt=-4.0,
-        open_quotient=0.0,
-        breath=6.0,
-        jitter=0.002,
-        shimmer=0.01,
-        spread=0.09,
-    ),
+    "angry": Manner( 3.5,  2.0, -1.5,  0.20, -0.05,  7,  3.0, -7, -0.12, -4, 0.008, 0.04, 0.00),
+    "happy": Manner( 5.5,  3.5,  3.5,  0.16, -0.04,  4,  1.5, -4,  0.00,  6, 0.002, 0.01, 0.09),
     "neutral": Manner(*[0.0] * len(dataclasses.fields(Manner))),
-    "sad": Manner(
-        pitch=-1.5,
-        pitch_range=-1.6,
-        final=0.5,
-        rate=-0.32,
-        pause=0.15,
-        level=-4.0,
-        accent=-1.0,
-        tilt=6.0,
-        open_quotient=0.10,
-        breath=8.0,
-        jitter=0.005,
-        shimmer=0.02,
-        spread=0.0,
-    ),
+    "sad":   Manner(-1.5, -1.6,  0.5, -0.32,  0.15, -4, -1.0,  6,  0.10,  8, 0.005, 0.02, 0.00),
 }
 # Standard deviations from one utterance to the next, whatever the emotion.
-SPREAD = Manner(
-    pitch=1.0,
-    pitch_range=0.5,
-    final=0.7,
-    rate=0.07,
-    pause=0.02,
-    level=1.2,
-    accent=0.5,
-    tilt=1.2,
-    open_quotient=0.025,
-    breath=1.7,
-    jitter=0.0015,
-    shimmer=0.007,
-    spread=0.015,
-)
+SPREAD = Manner(1.0, 0.5, 0.7, 0.07, 0.02, 1.2, 0.5, 1.2, 0.025, 1.7, 0.0015, 0.007, 0.015)
+# fmt: on
 # How strongly an utterance expresses its emotion: uniform between these.
 STRENGTH = (0.85, 1.4)
-# Per speaker, emotion and attribute, how much more or less than the table: standard deviation of a factor around 1.
+# Standard deviation of a factor around 1 on the table, drawn per speaker, emotion and attribute.
 STYLE_SPREAD = 0.2
-# This share of the utterances leans towards the emotion that people confuse most with the one meant, by a part of the
-# way drawn uniformly from BLEND.
+# This fraction of the utterances is moved towards the emotion that people confuse most with the one
+# meant, by a fraction of the distance drawn uniformly from BLEND.
 AMBIGUOUS = 0.1
 BLEND = (0.3, 0.6)
 NEIGHBOUR = {"angry": "happy", "happy": "angry", "neutral": "sad", "sad": "neutral"}
@@ -155,71 +93,68 @@ _HEADER_BYTES = 44  # of a WAV file as the standard library writes it
 
 
 def read(root: Path | None) -> Corpus:
-    """Renders what is missing of the corpus and returns its table.
+    """Renders missing recordings and returns the corpus: 240 utterances, 16 kHz mono 16 bit.
 
     Args:
-      root: Folder for the recordings, made if need be; None for `ser_jax/demo-v1` in the user's cache folder.
-
-    Returns:
-      The corpus: 240 utterances, 16 kHz mono 16 bit, all with label and speaker.
+      root: Folder for the recordings; None for `ser_jax/demo-v1` in the user's cache folder.
 
     Raises:
-      UserError: The recordings cannot be written there, or the folder holds others of the same name.
+      UserError: The folder cannot be written to, or holds other recordings of the same names.
     """
     folder = cache_folder() / f"demo-v{VERSION}" if root is None else root
     utterances = []
-    for speaker in range(len(VOICES)):
-        for label in CANONICAL_CLASSES:
-            for index in range(len(SENTENCES)):
-                name = f"speaker{speaker + 1:02d}/{label}-{index + 1:02d}"
-                _keep(folder / f"{name}.wav", speaker, label, index)
-                utterances.append(Utterance(name, f"{name}.wav", label=label, speaker=f"speaker{speaker + 1:02d}"))
-    identity = {label: label for label in CANONICAL_CLASSES}
-    return Corpus(NAME, folder, tuple(sorted(utterances, key=lambda row: row.id)), PROTOCOL, identity)
+    for speaker, label, index in itertools.product(
+        range(len(VOICES)), CANONICAL_CLASSES, range(len(SENTENCES))
+    ):
+        who = f"speaker{speaker + 1:02d}"
+        name = f"{who}/{label}-{index + 1:02d}"
+        _render_if_missing(folder / f"{name}.wav", speaker, label, index)
+        utterances.append(Utterance(name, f"{name}.wav", label=label, speaker=who))
+    rows = tuple(sorted(utterances, key=lambda row: row.id))
+    return Corpus(NAME, folder, rows, PROTOCOL, {label: label for label in CANONICAL_CLASSES})
 
 
 def manner_of(speaker: int, label: str, index: int) -> Manner:
-    """Returns how an utterance is spoken: neutral, plus the emotion as this speaker shows it, plus chance.
-
-    Args:
-      speaker: Index into `VOICES`.
-      label: Emotion.
-      index: Index into `SENTENCES`.
-    """
-    chance = _generator(speaker, label, index, purpose=0)
-    offset = _as_shown(speaker, label)
-    if chance.random() < AMBIGUOUS:
-        offset += chance.uniform(*BLEND) * (_as_shown(speaker, NEIGHBOUR[label]) - offset)
-    offset *= VOICES[speaker].style * chance.uniform(*STRENGTH)
-    return Manner(*(_values(NEUTRAL) + offset + _values(SPREAD) * chance.normal(size=len(offset)).clip(-2.5, 2.5)))
+    """Draws how a speaker (of `VOICES`) says a sentence (of `SENTENCES`) in an emotion."""
+    rng = _generator(speaker, label, index, purpose=0)
+    offset = _emotion_of(speaker, label)
+    if rng.random() < AMBIGUOUS:
+        offset += rng.uniform(*BLEND) * (_emotion_of(speaker, NEIGHBOUR[label]) - offset)
+    offset *= VOICES[speaker].style * rng.uniform(*STRENGTH)
+    varied = _values(SPREAD) * rng.normal(size=len(offset)).clip(-2.5, 2.5)
+    return Manner(*(_values(NEUTRAL) + offset + varied))
 
 
 def render(speaker: int, label: str, index: int) -> bytes:
-    """Returns an utterance as the bytes of a WAV file; arguments as for `manner_of`."""
-    manner, voice, plan, chance = _plan(speaker, label, index)
-    speech = synthesis.speak(plan, manner, voice, chance)
-    heard = synthesis.record(speech, voice, _generator(speaker, purpose=2), chance)
+    """Returns an utterance (see `manner_of`) as the bytes of a WAV file."""
+    manner, voice, plan, rng = _plan(speaker, label, index)
+    speech = speech_synthesis.speak(plan, manner, voice, rng)
+    recorded = speech_synthesis.record(speech, voice, _generator(speaker, purpose=2), rng)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(syllables.RATE)
-        file.writeframes(np.round(heard * 32767.0).astype("<i2").tobytes())
+        file.setframerate(speech_synthesis.RATE)
+        file.writeframes(np.round(recorded * 32767.0).astype("<i2").tobytes())
     return buffer.getvalue()
 
 
-def _plan(speaker: int, label: str, index: int) -> tuple[Manner, Voice, syllables.Score, np.random.Generator]:
+def _plan(
+    speaker: int, label: str, index: int
+) -> tuple[Manner, Voice, speech_synthesis.Score, np.random.Generator]:
     """Everything but the sound; cheap, so that the length is known before rendering."""
     manner, voice = manner_of(speaker, label, index), VOICES[speaker]
-    chance = _generator(speaker, label, index, purpose=1)
+    rng = _generator(speaker, label, index, purpose=1)
     tempo = voice.rate * 2.0**manner.rate
-    return manner, voice, syllables.score(SENTENCES[index], chance, tempo=tempo, pause=manner.pause), chance
+    plan = speech_synthesis.score(SENTENCES[index], rng, tempo=tempo, pause=manner.pause)
+    return manner, voice, plan, rng
 
 
-def _as_shown(speaker: int, label: str) -> np.ndarray:
-    """The emotion's differences from neutral as this speaker shows them."""
-    style = _generator(speaker, label, purpose=3).normal(1.0, STYLE_SPREAD, size=len(dataclasses.fields(Manner)))
-    return _values(EMOTIONS[label]) * style.clip(0.0, 2.0)
+def _emotion_of(speaker: int, label: str) -> np.ndarray:
+    """The emotion's differences from neutral in the style of this speaker."""
+    table = _values(EMOTIONS[label])
+    style = _generator(speaker, label, purpose=3).normal(1.0, STYLE_SPREAD, size=len(table))
+    return table * style.clip(0.0, 2.0)
 
 
 def _values(manner: Manner) -> np.ndarray:
@@ -232,14 +167,14 @@ def _generator(
     """A generator of its own for each utterance, or each speaker, and purpose."""
     emotion = 0 if label is None else 1 + CANONICAL_CLASSES.index(label)
     utterance = 0 if index is None else 1 + index
-    place = (speaker * 1000 + emotion) * 1000 + utterance
-    return np.random.Generator(np.random.Philox(key=np.array([VERSION * 1000 + purpose, place], np.uint64)))
+    key = [VERSION * 1000 + purpose, (speaker * 1000 + emotion) * 1000 + utterance]
+    return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
 
 
-def _keep(path: Path, speaker: int, label: str, index: int) -> None:
-    """Renders an utterance unless its file is there with the expected size; a cut file is rendered again."""
+def _render_if_missing(path: Path, speaker: int, label: str, index: int) -> None:
+    """Renders an utterance unless its file has the expected size; replaces a truncated file."""
     size = _HEADER_BYTES + 2 * _plan(speaker, label, index)[2].samples
-    # The name is unique to the process: two that render at the same time replace each other's files by equal ones.
+    # The name is unique to the process: two that render at once replace each other's equal files.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         present = path.stat().st_size if path.is_file() else 0
@@ -247,8 +182,8 @@ def _keep(path: Path, speaker: int, label: str, index: int) -> None:
             return
         if present > size:
             raise UserError(
-                f"{path} has {present} bytes, the demo corpus {size}: it is another recording and is not overwritten; "
-                "set corpus.root to an empty folder"
+                f"{path} has {present} bytes, the demo corpus {size}: it is another recording and"
+                " is not overwritten; set corpus.root to an empty folder"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

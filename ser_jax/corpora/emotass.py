@@ -1,15 +1,15 @@
-"""EmotAsS, the Atypical Affect sub-challenge of ComParE 2018 (Schuller et al. 2018): official train, devel and test."""
+"""EmotAsS, the Atypical Affect sub-challenge of ComParE 2018 (Schuller et al. 2018)."""
 
 import dataclasses
 import os
 import re
 from pathlib import Path
 
-from ser_jax.corpora import list_file
-from ser_jax.corpora.listing import Listing
-from ser_jax.corpora.release_root import release_root
+from ser_jax.corpora import release_files
+from ser_jax.corpora.release_files import Listing, release_root
 from ser_jax.corpora.table import CANONICAL_CLASSES, Corpus, Utterance, utterance_id
-from ser_jax.errors import UserError
+from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 PROTOCOL = "emotass-official"
 PROTOCOL_WITHOUT_TEST = "emotass-devel"
@@ -23,17 +23,18 @@ _RECORDING = re.compile(r"(train|devel|test)_\w+\.wav", re.ASCII)
 
 
 def read(root: Path, *, allow_missing: bool) -> Corpus:
-    """Reads the challenge's list; the partition is the prefix of the file name, the speakers are unknown.
+    """Reads the challenge's list; the file name begins with the partition, speakers are unknown.
 
-    The organisers withheld the labels of the test part: its recordings in `wav/` that the list does not name, or
-    names without a label, become utterances with an empty label.
+    The organisers withheld the labels of the test part: its recordings in `wav/` that the list does
+    not name, or names without a label, become utterances with an empty label.
 
     Args:
       root: `ComParE2018_AtypicalAffect*`, the folder that holds it, or its `wav/`.
       allow_missing: Whether listed recordings may be missing.
 
     Returns:
-      The corpus; its default protocol is `emotass-official`, or `emotass-devel` where no test recording is there.
+      The corpus; its default protocol is `emotass-official`, or `emotass-devel` where no test
+      recording is there.
 
     Raises:
       UserError: The list is absent or has other columns, or recordings are missing.
@@ -51,21 +52,23 @@ def read(root: Path, *, allow_missing: bool) -> Corpus:
     warnings = []
     if unlabelled:
         warnings.append(
-            f"emotass: {len(unlabelled)} recordings of train and devel in wav/ are not in {_LIST} and are left out "
-            f"(first: {unlabelled[0]})"
+            f"emotass: {counted(len(unlabelled), 'recording')} of train and devel in wav/, not in"
+            f" {_LIST}, left out (first: {unlabelled[0]})"
         )
     corpus = listing.corpus(
-        protocol=PROTOCOL, label_mapping=LABEL_MAPPING, allow_missing=allow_missing, warnings=warnings
+        protocol=PROTOCOL,
+        label_mapping=LABEL_MAPPING,
+        allow_missing=allow_missing,
+        warnings=warnings,
     )
-    if any(row.split == "test" for row in corpus.utterances):
-        return corpus
-    return dataclasses.replace(corpus, protocol=PROTOCOL_WITHOUT_TEST)
+    tested = any(row.split == "test" for row in corpus.utterances)
+    return corpus if tested else dataclasses.replace(corpus, protocol=PROTOCOL_WITHOUT_TEST)
 
 
 def _read_list(listing: Listing) -> set[str]:
     """Adds the rows of the list and returns every recording that it names, usable or not."""
     path = listing.root / _LIST
-    lines = list_file.numbered_lines(path)
+    lines = release_files.numbered_lines(path)
     header = [cell.strip() for cell in next(lines, (1, ""))[1].split("\t")]
     if not set(_COLUMNS) <= set(header):
         raise UserError(f"{path}: columns {header}; expected {list(_COLUMNS)}, tab-separated")

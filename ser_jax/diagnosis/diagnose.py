@@ -1,133 +1,144 @@
-"""The whole way of the doctor: from a configuration to everything that is wrong or odd with a release."""
+"""Examines the release that a configuration names and collects everything wrong or odd with it."""
 
 import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from ser_jax import checks
 from ser_jax.config import Config
-from ser_jax.corpora.listing import Unusable
-from ser_jax.corpora.registry import read_corpus
+from ser_jax.corpora import from_config
+from ser_jax.corpora.findings import Finding, in_order
+from ser_jax.corpora.release_files import Unusable, check_bad_share
 from ser_jax.corpora.table import Corpus, Utterance
-from ser_jax.diagnosis.findings import Finding, in_order
-from ser_jax.diagnosis.recordings import copy_findings, recording_findings
-from ser_jax.diagnosis.rows import group_findings, rejection_findings, unlisted_findings, unused_findings
-from ser_jax.errors import UserError
-from ser_jax.features.bad_audio import BadAudio
-from ser_jax.features.checkup import Measured, examine_corpus
+from ser_jax.diagnosis.measure import Measured, examine_corpus
+from ser_jax.diagnosis.recording_checks import recording_findings
+from ser_jax.diagnosis.table_checks import rejection_findings, unlisted_findings, unused_findings
+from ser_jax.experiment import config_checks
+from ser_jax.features import audio
+from ser_jax.features.extraction import rejection
+from ser_jax.features.pcm import REASONS, BadAudio
 from ser_jax.models import build
-from ser_jax.protocols import registry
-from ser_jax.protocols.specs import Spec
+from ser_jax.protocols import list_checks, named, speaker_rule
+from ser_jax.protocols.copies import copy_findings
+from ser_jax.protocols.list_checks import UNUSABLE
+from ser_jax.protocols.named import Spec
+from ser_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelCount:
-    """What there is of one label.
+    """How much a release holds of one label."""
 
-    Attributes:
-      label: The label; "" where it is withheld.
-      used: Whether the protocol uses it.
-      utterances: Usable utterances.
-      expected: How many the protocol expects; None if it does not say.
-      speakers: How many speakers they are from; 0 if those are unknown.
-      seconds: Their length together.
-    """
-
-    label: str
-    used: bool
-    utterances: int
-    expected: int | None
-    speakers: int
-    seconds: float
+    label: str  # the label; "" where it is withheld
+    used: bool  # whether the protocol uses it
+    utterances: int  # usable utterances
+    expected: int | None  # how many the protocol expects; None if it does not say
+    speakers: int  # how many speakers they are from; 0 if those are unknown
+    seconds: float  # their length together
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found.
+    """Findings and counts about a release."""
 
-    Attributes:
-      corpus: Name of the corpus.
-      root: Folder of the release.
-      protocol: Name of the protocol, with "+modified" if training would call it so; "" if it cannot be made.
-      findings: Everything, the worst first.
-      listed: How many rows the corpus lists, usable or not.
-      labels: Its labels, those of the protocol first.
-      seconds: Length of every usable utterance.
-      remarks: What else the corpus's reader says.
-    """
-
-    corpus: str
-    root: str
+    corpus: str  # name of the corpus
+    root: str  # folder of the release
+    # its name, with "+modified" if training would call it so; "" if it cannot be made
     protocol: str
-    findings: tuple[Finding, ...]
-    listed: int = 0
-    labels: tuple[LabelCount, ...] = ()
-    seconds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))  # [usable utterances] f64, s
-    remarks: tuple[str, ...] = ()
+    findings: tuple[Finding, ...]  # the worst first
+    listed: int = 0  # rows of the corpus, usable or not
+    labels: tuple[LabelCount, ...] = ()  # those of the protocol first
+    # [N] f64, length of every usable utterance
+    seconds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    remarks: tuple[str, ...] = ()  # other warnings of the corpus's reader
 
 
 def diagnose(config: Config) -> Diagnosis:
-    """Reads a release, examines every recording that it lists, and makes the protocol.
+    """Reads a release, examines every listed recording, and makes the protocol.
 
-    Missing recordings are found whether or not `corpus.allow_missing` is set; it says how bad that is.
-
-    Args:
-      config: The configuration; of it count `corpus`, `protocol.name`, `features` and the segments of `model`.
-
-    Returns:
-      The diagnosis.
+    Uses `corpus`, `protocol.name`, `features` and the segments of `model`. Missing recordings are
+    found in any case; `corpus.allow_missing` makes them a warning.
 
     Raises:
-      UserError: If the corpus, its folder or the protocol is not known, or the folder is no release of the corpus.
+      UserError: If the corpus, its folder or the protocol is unknown, or the folder is no release
+        of the corpus.
     """
-    checks.check(config)
+    config_checks.check(config)
     c, f = config.corpus, config.features
     try:
-        corpus = read_corpus(c.name, c.root, manifest=c.manifest, allow_missing=True)
+        corpus = from_config.read_listed(config, audio.length, allow_missing=True)
     except Unusable as error:
         rows = rejection_findings(error.rejected, allow_missing=c.allow_missing)
-        return Diagnosis(c.name, c.root, "", in_order([Finding("unusable release", str(error)), *rows]))
-    name, spec = registry.find_spec(config.protocol.name, corpus)
-    examined = examine_corpus(corpus, max_seconds=f.max_seconds, workers=f.workers)
-    findings = [
-        *rejection_findings(corpus.rejected, allow_missing=c.allow_missing),
-        *unlisted_findings(corpus),
-        *recording_findings(corpus, examined, segment_samples=_segment_samples(config)),
+        findings = in_order([Finding("unusable release", str(error)), *rows])
+        return Diagnosis(c.name, c.root, "", findings)
+    name, spec = named.find_spec(config.protocol.name, corpus)
+    listed = list_checks.examine(config, corpus, name, spec)
+    examined = examine_corpus(
+        corpus, max_seconds=f.max_seconds, workers=f.workers, mix=audio.Mix(f.channel)
+    )
+    usable = {key: sound for key, sound in examined.items() if isinstance(sound, Measured)}
+    protocol, selected = listed.protocol, listed.corpus or corpus
+    rows = tuple(utterance for utterance in selected.utterances if utterance.id in usable)
+    bad = [
+        rejection(utterance, error)
+        for utterance in selected.utterances
+        if isinstance(error := examined[utterance.id], BadAudio)
     ]
-    usable = {utterance.id for utterance in corpus.utterances if isinstance(examined[utterance.id], Measured)}
-    selected, protocol = None, None
+    findings = [row for row in listed.findings if row.finding != UNUSABLE]
     try:
-        selected = registry.select(spec, corpus)
-        findings += unused_findings(corpus, selected)
-        rows = tuple(utterance for utterance in selected.utterances if utterance.id in usable)
-        findings += group_findings(rows)
-        protocol, warnings = registry.build_protocol(name, spec, selected, rows)
-        findings += [Finding("protocol", sentence) for sentence in warnings]
+        check_bad_share((*corpus.rejected, *bad), len(rows), f.max_bad_share)
+        allow_bad = True
     except UserError as error:
-        findings.append(Finding("no protocol", f"{name}: {error}"))
-    findings += copy_findings(corpus, examined, protocol)
+        findings.append(Finding(UNUSABLE, str(error)))
+        allow_bad = False
+    if listed.corpus is not None:
+        findings += unused_findings(corpus, selected)
+    if protocol is not None and bad and rows:
+        try:
+            rule = speaker_rule.rule(config)
+            protocol, warnings = named.build_protocol(name, spec, selected, rows, rule=rule)
+            new = (sentence for sentence in warnings if sentence not in listed.warnings)
+            findings += [Finding("protocol", sentence) for sentence in new]
+        except UserError as error:
+            protocol = None
+            findings.append(Finding("no protocol", str(error)))
+    findings += [
+        *rejection_findings(corpus.rejected, allow_missing=c.allow_missing, allow_bad=allow_bad),
+        *unlisted_findings(corpus),
+        *(
+            dataclasses.replace(row, allowed=allow_bad and row.finding in REASONS)
+            for row in recording_findings(
+                corpus, examined, segment_samples=_segment_samples(config)
+            )
+        ),
+        *copy_findings(
+            corpus.utterances,
+            protocol,
+            {key: sound.speech_sha256 for key, sound in usable.items()},
+            {key: sound.file_sha256 for key, sound in usable.items()},
+        ),
+    ]
     return Diagnosis(
         corpus=corpus.name,
-        root=str(corpus.root),
+        root=", ".join(map(str, corpus.folders or [corpus.root])),
         protocol="" if protocol is None else protocol.name,
         findings=in_order(findings),
         listed=len(corpus.utterances) + len(corpus.rejected),
-        labels=_label_counts(corpus, selected or corpus, spec, examined),
-        seconds=np.array([sound.seconds for sound in examined.values() if isinstance(sound, Measured)], np.float64),
+        labels=_label_counts(corpus, selected, spec, examined),
+        seconds=np.array([sound.seconds for sound in usable.values()], np.float64),
         remarks=_remarks(corpus),
     )
 
 
 def _remarks(corpus: Corpus) -> tuple[str, ...]:
-    """Returns the reader's sentences but the last ones, which sum up rejected rows and missing recordings."""
+    """Returns the reader's warnings without the last ones, which sum up rejected rows."""
     summaries = len({row.reason == "missing" for row in corpus.rejected})
     return corpus.warnings[: len(corpus.warnings) - summaries]
 
 
 def _segment_samples(config: Config) -> int:
     """Returns how many samples the longest segment of the system spans."""
-    frames = max(channel.window for channel in build.channels(config))
+    frames = max(channel.window for channel in build.segmentations(config))
     f = config.features
     return round(f.sample_rate * (f.window_seconds + (frames - 1) * f.hop_seconds))
 
@@ -135,7 +146,7 @@ def _segment_samples(config: Config) -> int:
 def _label_counts(
     corpus: Corpus, selected: Corpus, spec: Spec, examined: Mapping[str, Measured | BadAudio]
 ) -> tuple[LabelCount, ...]:
-    """Counts usable utterances: those of the protocol for its labels, all of them for the others."""
+    """Counts usable utterances: of the protocol for its labels, all of them for other labels."""
     ids = {utterance.id for utterance in selected.utterances}
     used = spec.classes or tuple(sorted({utterance.label for utterance in selected.utterances}))
     rows: dict[str, list[Utterance]] = {label: [] for label in used}

@@ -1,1 +1,1 @@
-"""Predictions → scores, results.json and report.html."""
+"""Numbers of finished trials: predictions, scores, intervals, calibration and comparisons."""

@@ -1,116 +1,133 @@
-"""Runs sorted by what they were tested on: only those of one group may be compared."""
+"""Recall by group: gender, age, language, or any other attribute of the utterances.
 
-import dataclasses
-from collections.abc import Sequence
+`rows` are labelled predictions of the seeds and folds that count, `results` is `results.json`.
+"""
 
-from ser_jax.errors import UserError
-from ser_jax.evaluation import comparison, formats, units
-from ser_jax.evaluation.finished import FinishedRun
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-SHOWN = 12  # digits of a SHA-256
+import numpy as np
+
+from ser_jax.evaluation import intervals, slices
+from ser_jax.evaluation.intervals import FEWEST_SPEAKERS
+from ser_jax.evaluation.predictions import Prediction
+from ser_jax.evaluation.slices import Slice
+
+MOST_GROUPS = 12  # of more values, numbers are in four ranges, and others make no groups
+FEWEST_UTTERANCES = 50  # of a group of unknown speakers
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Runs with the same protocol and the same recordings.
+class Gap(NamedTuple):
+    """The largest difference between two groups, over the classes that both have."""
 
-    Attributes:
-      runs: At least one run.
-      tested: Those with at least one complete seed and one labelled utterance; `test` speaks of their places.
-      test: All pairs of them; None with fewer than two.
-    """
+    better: str  # name of the group that is recognised better
+    worse: str  # name of the other one
+    ua: tuple[float, float]  # their UA, means over seeds
+    difference: float  # of these, at least 0
+    # [2], 95 %, by jackknife over speakers, or utterances where these are unknown or fewer than
+    # five; NaN where leaving one out leaves a group without a class
+    interval: np.ndarray
 
-    runs: tuple[FinishedRun, ...]
-    tested: tuple[FinishedRun, ...]
-    test: comparison.Comparison | None
 
-    @property
-    def title(self) -> str:
-        """The protocol and the beginning of its hash."""
-        return _protocol(self.runs[0])
+class Groups(NamedTuple):
+    """The groups that an attribute makes."""
 
-    @property
-    def scope(self) -> str:
-        """How much was tested."""
-        speakers = {row.speaker for run in self.tested for row in run.rows}
-        known = f" of {len(speakers)} speakers" if speakers and "" not in speakers else ""
-        return f"{self.runs[0].results['utterances']:,} test utterances{known}"
+    parts: list[Slice]  # sorted by name, at least two
+    speakers: list[int]  # how many speakers each has; 0 if one is unknown
+    gap: Gap | None  # None if no two groups share a class
 
-    @property
-    def method(self) -> str:
-        """How the pairs were tested, in one line."""
-        if not self.test:
-            return "a single run is compared with none"
-        test = self.test
-        if test.exact:  # Turning every sign gives the same difference, so two swaps always reach it.
-            swaps = f"all {test.flips:,} swaps of {test.units} {test.kind}s (p ≥ {formats.p_value(2 / test.flips)})"
-        else:
-            swaps = f"{test.flips:,} random swaps of {test.units:,} {test.kind}s"
-        return f"permutation test, {swaps}; intervals by bootstrap over {test.kind}s"
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a reader of the group's figures must know."""
+    def warnings(self, attribute: str) -> list[str]:
+        """Returns sentences about groups that are small or recognised less well."""
         found = []
-        for run in self.runs:
-            if run.results["seeds_left_out"]:
-                seeds = ", ".join(map(str, run.results["seeds_left_out"]))
-                found.append(f"{run.name}: seeds left out because a fold is missing: {seeds}")
-            if run not in self.tested:
-                found.append(f"{run.name} has no scored seed, so it is not compared")
-            if "uncalibrated" in run.results["probabilities"]:
-                found.append(f"{run.name}: its probabilities are the {run.results['probabilities']}")
-        notes = dict.fromkeys(run.results["ci95_note"] for run in self.tested)
-        found += [f"intervals of runs: {note}" for note in notes if note]
-        if self.test and self.test.note:
-            found.append(f"differences: {self.test.note}")
+        for part, speakers in zip(self.parts, self.speakers, strict=True):
+            if speakers < FEWEST_SPEAKERS if speakers else part.utterances < FEWEST_UTTERANCES:
+                of = f" of {speakers} speaker{'s' * (speakers > 1)}" if speakers else ""
+                found.append(
+                    f"{attribute} {part.name}: only {part.utterances} test utterances{of}, so that"
+                    " its figures are uncertain"
+                )
+        if self.gap and self.gap.interval[0] > 0:
+            better, worse = (f"{100 * value:.1f} %" for value in self.gap.ua)
+            low, high = 100 * self.gap.interval
+            found.append(
+                f"{attribute} {self.gap.worse} is recognised less well than {self.gap.better}: UA"
+                f" {worse} instead of {better} over the classes that both have (difference"
+                f" {100 * self.gap.difference:.1f} points, 95 % interval {low:.1f} to {high:.1f})"
+            )
         return found
 
 
-def group_runs(runs: Sequence[FinishedRun]) -> list[Group]:
-    """Groups runs by protocol and recordings, in the order of their first runs, and compares within each group.
-
-    Raises:
-      UserError: If two runs of a group were tested on other utterances.
-    """
-    found: dict[tuple[str, str], list[FinishedRun]] = {}
-    for run in runs:
-        found.setdefault((run.results["protocol_sha256"], run.results["corpus_sha256"]), []).append(run)
-    return [_group(members) for members in found.values()]
+def by_attribute(rows: Sequence[Prediction], results: Mapping[str, Any]) -> dict[str, Groups]:
+    """Returns attribute → its groups, for the attributes with two values or more."""
+    names = sorted({name for row in rows for name, _ in row.attributes})
+    found = ((name, _groups(rows, results, name)) for name in names)
+    return {name: groups for name, groups in found if groups is not None}
 
 
-def not_comparable(groups: Sequence[Group]) -> str | None:
-    """Returns the warning that several groups need, or None for a single one."""
-    if len(groups) < 2:
+def _groups(rows: Sequence[Prediction], results: Mapping[str, Any], name: str) -> Groups | None:
+    values = {row.id: dict(row.attributes).get(name, "") for row in rows}
+    part = {key: value for key, value in values.items() if value}
+    names = sorted(set(part.values()))
+    if len(names) > MOST_GROUPS:
+        try:
+            names, part = slices.quarters({key: float(value) for key, value in part.items()})
+        except ValueError:  # not numbers
+            return None
+    parts = slices.of_parts(rows, results, names, part)
+    if len(parts) < 2:
         return None
-    if len({group.runs[0].results["protocol_sha256"] for group in groups}) > 1:
-        return f"not comparable: different protocols ({' / '.join(dict.fromkeys(group.title for group in groups))})"
-    audio = " / ".join(_audio(group.runs[0]) for group in groups)
-    return f"not comparable: different recordings under {groups[0].title} ({audio})"
+    spoken = {
+        group.name: {r.speaker for r in rows if part.get(r.id) == group.name} for group in parts
+    }
+    speakers = [0 if "" in spoken[group.name] else len(spoken[group.name]) for group in parts]
+    return Groups(parts, speakers, _largest_gap(rows, results, parts, part))
 
 
-def _group(runs: list[FinishedRun]) -> Group:
-    tested = [run for run in runs if run.rows]
-    for run in tested[1:]:
-        _check_same(tested[0], run)
-    counted = [units.count_units(r.rows, seeds=r.results["seeds"], classes=r.results["classes"]) for r in tested]
-    test = comparison.compare(counted) if len(counted) > 1 else None
-    return Group(tuple(runs), tuple(tested), test)
+def _largest_gap(
+    rows: Sequence[Prediction],
+    results: Mapping[str, Any],
+    parts: Sequence[Slice],
+    part: Mapping[str, str],
+) -> Gap | None:
+    gaps = []
+    for pair in itertools.combinations(parts, 2):
+        common = (pair[0].count > 0) & (pair[1].count > 0)
+        if common.any():
+            ua = [float(group.recall[common].mean()) for group in pair]
+            worse, better = np.argsort(ua, kind="stable")
+            gaps.append((ua[better] - ua[worse], pair[better], pair[worse], common))
+    if not gaps:
+        return None
+    difference, better, worse, common = max(gaps, key=lambda gap: gap[0])
+    ua = tuple(float(group.recall[common].mean()) for group in (better, worse))
+    names = better.name, worse.name
+    kept = [row for row in rows if part.get(row.id) in names]
+    interval = _interval(kept, results, [names.index(part[row.id]) for row in kept], common)
+    return Gap(*names, (ua[0], ua[1]), float(difference), interval)
 
 
-def _check_same(first: FinishedRun, second: FinishedRun) -> None:
-    ours, theirs = ({(row.fold, row.id, row.label, row.speaker) for row in run.rows} for run in (first, second))
-    if ours != theirs:
-        raise UserError(
-            f"{first.name} was tested on {len(ours)} utterances, {second.name} on {len(theirs)} ({len(ours - theirs)} "
-            f"only in the first, {len(theirs - ours)} only in the second), although protocol and recordings are the "
-            f"same: train both with the same --config.protocol.folds"
-        )
+def _interval(
+    rows: Sequence[Prediction], results: Mapping[str, Any], group: Sequence[int], common: np.ndarray
+) -> np.ndarray:
+    """Returns the interval [2] of the UA of group 0 less that of group 1 over some classes [K]."""
+    classes, seeds = results["classes"], results["seeds"]
+    kind = intervals.count_units(rows, seeds=seeds, classes=classes).kind
+    unit = [row.speaker if kind == intervals.SPEAKER else row.id for row in rows]
+    units, unit_of = np.unique(unit, return_inverse=True)
+    truth, predicted = intervals.class_numbers(rows, classes)
+    cells = unit_of, np.asarray(group, np.int64), truth
+    examples, hits = np.zeros((2, len(units), 2, len(classes)))
+    np.add.at(examples, cells, 1)
+    np.add.at(hits, cells, truth == predicted)
 
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            ua = (sums[:, 1] / sums[:, 0])[..., common].mean(axis=-1)  # [n, 2]
+        return ua[:, :1] - ua[:, 1:]
 
-def _protocol(run: FinishedRun) -> str:
-    return f"{run.results['protocol']} {run.results['protocol_sha256'][:SHOWN]}…"
-
-
-def _audio(run: FinishedRun) -> str:
-    return f"{run.results['corpus']} {run.results['corpus_sha256'][:SHOWN]}…"
+    counts = np.stack([examples, hits], axis=1)  # [U, 2, groups, K]
+    (difference,), (reach,) = intervals.jackknife(counts, statistic)
+    if not np.isfinite(reach):
+        return np.full(2, np.nan)
+    return np.clip([difference - reach, difference + reach], -1, 1)

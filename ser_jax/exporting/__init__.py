@@ -1,1 +1,1 @@
-"""Trained models for programs that do not have this package: one StableHLO program, or weights with a model card."""
+"""A trained run as one file: a StableHLO program, or weights with a model card."""

@@ -1,35 +1,43 @@
-"""The gate before the decoder: what a file is, told from its first bytes.
+"""Checks before decoding: the container of a recording, and whether an Ogg file is complete.
 
-libsndfile opens far more than speech corpora hold, and its parsers of rare formats have had memory errors
-(WAV IMA-ADPCM: CVE-2026-37555). So only four containers pass, and of WAV only uncompressed samples.
+libsndfile opens far more than people record, and its parsers of rare formats have had memory
+errors. So it gets FLAC, Ogg and MP3 only; WAV is read in wav.py, all else by FFmpeg if that is
+installed (media.py). Of an Ogg file every page is checked: libsndfile ignores damaged and missing
+ones.
 """
 
+import contextlib
 import hashlib
+import io
 import os
 import stat
 import struct
-from pathlib import Path
+import zlib
+from collections.abc import Iterator
 from typing import BinaryIO
 
-from ser_jax.features.bad_audio import BadAudio
-from ser_jax.features.ogg import check_ogg
+from ser_jax.features import media, mp3, wav
+from ser_jax.features.pcm import BadAudio
 
-MAX_BYTES = 2 * 1024**3
+MAX_BYTES = 64 * 1024**3  # two days of 16-bit stereo at 96 kHz
+MAX_PAGES = 1_000_000  # of Ogg: more than five hours at one packet of 20 ms per page
 
-_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-_FORMAT_NAMES = {2: "MS ADPCM", 6: "A-law", 7: "u-law", 0x11: "IMA ADPCM", 0x31: "GSM 6.10", 0x55: "MP3"}
-# A writer that cannot seek back leaves 0, 0x7FFFF000 (sox) or 0xFFFFFFFF (ffmpeg) as a size; none fits MAX_BYTES.
-_STREAMED = 0x7FFFF000
-# Some writers count the 8 bytes before the RIFF size, or a missing padding byte.
-_RIFF_SLACK = 9
-_MAX_CHUNKS = 1000
+_MAX_TAGS = 16
+_BLOCK = 65536  # bytes of padding that are read at once
+
+# Head of an Ogg page: magic, version, flags, position, stream, number, checksum, segments.
+_PAGE = struct.Struct("<4sBBqIII B")
+_CHECKSUM = slice(22, 26)
+_LAST = 4  # flag of the last page of a stream
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # byte → its bits reversed
 
 
 def size_of(path: str | os.PathLike[str]) -> int:
     """Returns the size of a regular file in bytes.
 
     Raises:
-      BadAudio: "missing"; "unreadable" (no regular file, no access, empty); "over the limits" (`MAX_BYTES`).
+      BadAudio: "missing"; "unreadable" (no regular file, no access, empty); "over the limits"
+        (`MAX_BYTES`).
     """
     try:
         status = os.stat(path)
@@ -50,124 +58,139 @@ def content_sha256(path: str | os.PathLike[str]) -> tuple[str, int]:
     """Returns the SHA-256 of a file's bytes and their number.
 
     Raises:
-      BadAudio: As `size_of`, or "unreadable" where reading fails.
+      BadAudio: As `reading`.
     """
-    size = size_of(path)  # before it is opened: opening a pipe waits for a writer
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), size
-    except OSError as error:
-        raise BadAudio("unreadable", error.strerror or str(error)) from None
+    with reading(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
 
 
-def container(path: str | os.PathLike[str]) -> str:
-    """Checks the first bytes of a file and names its container.
+Source = str | os.PathLike[str] | io.FileIO  # a path, or what `reading` gives
 
-    Args:
-      path: The recording.
 
-    Returns:
-      "wav", "flac", "ogg" or "mp3".
+@contextlib.contextmanager
+def reading(source: Source) -> Iterator[io.FileIO]:
+    """Opens a recording, once, for all that reads it: another file may take its place meanwhile.
+
+    Gives a file without a buffer, at its beginning. One that is open already stays open.
 
     Raises:
-      BadAudio: As `size_of`, and "unreadable" (another container, a compressed WAV, a damaged Ogg page) or "truncated"
-        (a WAV shorter than its header says, an Ogg file that lacks pages or ends inside one).
+      BadAudio: As `size_of`, or "unreadable" where opening or reading fails, also inside.
     """
-    size = size_of(path)
     try:
-        with Path(path).open("rb") as file:
-            kind = _magic(file, 0)
-            if kind == "id3":
-                kind = _magic(file, _end_of_id3(file))
-                if kind not in ("flac", "mp3"):  # libsndfile would open a WAV hidden behind a tag
-                    raise BadAudio("unreadable", "no MP3 or FLAC stream follows the ID3 tag")
-            if kind == "wav":
-                _check_wav(file, size)
-            if kind == "ogg":
-                file.seek(0)
-                check_ogg(file)
+        if not isinstance(source, str | os.PathLike):
+            source.seek(0)
+            yield source
+            return
+        size_of(source)  # Opening a pipe would wait for a writer.
+        with open(source, "rb", buffering=0) as file:
+            yield file
     except OSError as error:
         raise BadAudio("unreadable", error.strerror or str(error)) from None
-    return kind
 
 
-def _magic(file: BinaryIO, position: int) -> str:
-    file.seek(position)
-    head = file.read(12)
-    if head[:4] in (b"RIFF", b"RIFX") and head[8:] == b"WAVE":
+def container(file: BinaryIO) -> tuple[str, int]:
+    """Checks how a file begins.
+
+    Returns:
+      Its container ("wav", "flac", "ogg", "mp3", or a name of `media.kind`), and where it begins:
+      behind tags and padding.
+
+    Raises:
+      BadAudio: "unreadable" (another container, a damaged Ogg page) or "truncated" (an Ogg file
+        that lacks pages or ends inside one, a file that ends inside a tag).
+    """
+    begin = _behind_tags(file)
+    file.seek(begin)
+    kind = _kind(file.read(media.HEAD))
+    if begin and kind not in ("flac", "mp3"):  # a container hidden behind a tag
+        raise BadAudio("unreadable", "no MP3 or FLAC stream follows the ID3 tag")
+    if kind == "ogg":
+        file.seek(0)
+        check_ogg(file)
+    return kind, begin
+
+
+def _behind_tags(file: BinaryIO) -> int:
+    """Returns where ID3 tags, and the padding that follows one, end; 0 without tags."""
+    position = 0
+    for _ in range(_MAX_TAGS):
+        file.seek(position)
+        head = file.read(10)
+        if head[:3] != b"ID3":
+            break
+        if len(head) < 10:
+            raise BadAudio("truncated", "the file ends inside its ID3 tag")
+        position += mp3.id3_length(head)
+        file.seek(position)
+        while block := file.read(_BLOCK):
+            position += len(block) - len(block.lstrip(b"\0"))
+            if block.strip(b"\0"):
+                break
+    return position
+
+
+def _kind(head: bytes) -> str:
+    if wav.is_wav(head):
         return "wav"
     if head[:4] == b"fLaC":
         return "flac"
     if head[:4] == b"OggS":
-        return "ogg"
-    if head[:3] == b"ID3" and position == 0:
-        return "id3"
-    if _is_mp3_frame(head):
+        # The first packet names the codec; libsndfile has decoders for three of them.
+        known = head[28:33] in (b"\x01vorb", b"OpusH", b"\x7fFLAC") or len(head) < 33
+        return "ogg" if known else media.OGG
+    if mp3.is_frame(head):
         return "mp3"
-    raise BadAudio("unreadable", f"not a WAV, FLAC, Ogg or MP3 file: it begins with {head[:8]!r}")
+    found = media.kind(head)
+    if not found:
+        known = "not a WAV, FLAC, Ogg or MP3 file, nor another that is known"
+        raise BadAudio("unreadable", f"{known}: it begins with {head[:8]!r}")
+    return found
 
 
-def _is_mp3_frame(head: bytes) -> bool:
-    """Eleven sync bits, then no reserved version, layer, bitrate or rate (AAC has the sync, but layer 0)."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    return version != 1 and layer != 0 and head[2] >> 4 != 15 and head[2] >> 2 & 3 != 3
+def check_ogg(file: BinaryIO) -> None:
+    """Walks the pages of an Ogg file (RFC 3533): one stream, no page missing, every checksum right.
 
+    A stream whose last page is not marked as such passes: some programs never mark it, and nothing
+    else tells it from one that was cut between two pages. The file is read from its beginning.
 
-def _end_of_id3(file: BinaryIO) -> int:
-    file.seek(0)
-    head = file.read(10)
-    if len(head) < 10:
-        raise BadAudio("truncated", "the file ends inside its ID3 tag")
-    length = 0
-    for byte in head[6:]:  # four times 7 bits
-        length = length << 7 | byte & 0x7F
-    footer = 10 if head[5] & 0x10 else 0
-    return 10 + length + footer
-
-
-def _check_wav(file: BinaryIO, size: int) -> None:
-    """Walks the chunks up to the samples; checks the format tag and both sizes."""
-    file.seek(0)
-    order = ">" if file.read(4) == b"RIFX" else "<"
-    (riff,) = struct.unpack(order + "I", file.read(4))
-    position, tag = 12, None
-    for _ in range(_MAX_CHUNKS):
-        file.seek(position)
-        header = file.read(8)
-        if len(header) < 8:
-            break
-        name, length = struct.unpack(order + "4sI", header)
-        if name == b"fmt ":
-            tag = _format_tag(file.read(min(length, 40)), length, order)
-        if name == b"data":
-            if tag is None:
-                raise BadAudio("unreadable", "WAV without a format chunk before its samples")
-            _check_sizes(riff, length, position + 8, size)
+    Raises:
+      BadAudio: "truncated" (it ends inside a page, or a page is missing), "unreadable" (damaged, or
+        several streams) or "over the limits" (`MAX_PAGES`).
+    """
+    stream, position, ended = None, 0, False
+    for expected in range(MAX_PAGES):
+        head = file.read(_PAGE.size)
+        if expected and not head or ended and head[:4] != b"OggS":  # padding or a tag may follow
             return
-        position += 8 + length + length % 2
-    if riff + 8 > size:
-        raise BadAudio("truncated", f"the header announces {riff + 8} bytes, the file has {size} and no samples")
-    raise BadAudio("unreadable", "WAV without samples (no data chunk)")
+        if len(head) < _PAGE.size:
+            raise BadAudio("truncated", f"the file ends inside the Ogg page at byte {position}")
+        magic, _, flags, _, serial, number, _, segments = _PAGE.unpack(head)
+        if magic != b"OggS":
+            raise BadAudio("unreadable", f"no Ogg page at byte {position}, where one should begin")
+        lengths = file.read(segments)
+        body = file.read(sum(lengths))
+        if len(lengths) < segments or len(body) < sum(lengths):
+            raise BadAudio("truncated", f"the file ends inside the Ogg page at byte {position}")
+        if not _is_intact(head, lengths + body):
+            detail = f"the checksum of the Ogg page at byte {position} is wrong"
+            raise BadAudio("unreadable", detail)
+        if ended or stream not in (None, serial):
+            detail = f"another Ogg stream begins at byte {position}; only files of one are read"
+            raise BadAudio("unreadable", detail)
+        if number != expected:
+            detail = f"Ogg page {number} follows page {expected - 1}; those between are missing"
+            raise BadAudio("truncated", detail)
+        stream, ended = serial, bool(flags & _LAST)
+        position += len(head) + len(lengths) + len(body)
+    raise BadAudio("over the limits", f"more than {MAX_PAGES} Ogg pages")
 
 
-def _format_tag(chunk: bytes, length: int, order: str) -> int:
-    if length < 16:
-        raise BadAudio("unreadable", f"WAV format chunk of {length} bytes; at least 16 are needed")
-    if len(chunk) < min(length, 40):
-        raise BadAudio("truncated", "the file ends inside its format chunk")
-    (tag,) = struct.unpack_from(order + "H", chunk)
-    if tag == _EXTENSIBLE and len(chunk) >= 26:
-        (tag,) = struct.unpack_from(order + "H", chunk, 24)  # the first bytes of the sub-format
-    if tag not in (_PCM, _FLOAT):
-        name = _FORMAT_NAMES.get(tag, "unknown")
-        raise BadAudio("unreadable", f"WAV format tag 0x{tag:04X} ({name}); only PCM (1) and float (3) are read")
-    return tag
+def _is_intact(head: bytes, rest: bytes) -> bool:
+    """Compares a page's checksum with that of its bytes, where the checksum itself counts as zero.
 
-
-def _check_sizes(riff: int, data: int, begin: int, size: int) -> None:
-    if 0 < data < _STREAMED and begin + data > size:
-        raise BadAudio("truncated", f"the header announces {data} bytes of samples, the file holds {size - begin}")
-    if 0 < riff < _STREAMED and riff + 8 > size + _RIFF_SLACK:
-        raise BadAudio("truncated", f"the header announces {riff + 8} bytes, the file has {size}")
+    It is zlib's CRC-32 with the bits of every byte and of the result reversed, and without the two
+    inversions.
+    """
+    blank = head[: _CHECKSUM.start] + bytes(4) + head[_CHECKSUM.stop :]
+    found = ~zlib.crc32((blank + rest).translate(_REVERSED), 0xFFFFFFFF) & 0xFFFFFFFF
+    return found == int.from_bytes(head[_CHECKSUM].translate(_REVERSED), "big")

@@ -1,8 +1,9 @@
-"""Masked pooling over time (paper, section 2.1: max, mean and min of the LSTM outputs of all segments).
+"""Masked max, mean and min over time (paper, section 3.1: of the LSTM outputs of all segments).
 
-Masks are boolean and True means real data. Padding takes no part: max fills it with −inf, min with +inf, and mean adds
-zeros and divides by the number of real steps. Filling goes through `jnp.where`, never through multiplication, so a NaN
-in the padding reaches neither the result nor a gradient. Every row needs at least one real step.
+Masks are boolean and True means real data. Padding takes no part: max fills it with −inf, min with
++inf, and mean adds zeros and divides by the number of real steps. Filling goes through `jnp.where`,
+never through multiplication, so a NaN in the padding reaches neither the result nor a gradient.
+Every row needs at least one real step.
 """
 
 import jax
@@ -11,15 +12,7 @@ from jax import Array
 
 
 def length_mask(lengths: Array, steps: int) -> Array:
-    """Returns the mask of right-padded sequences.
-
-    Args:
-      lengths: [B] integers, the number of real steps of each row.
-      steps: Padded number of steps T.
-
-    Returns:
-      [B, T] bool, True where the step is real.
-    """
+    """Returns [B, T] bool, True where the step is real: the first `lengths` [B] of T = `steps`."""
     return jnp.arange(steps)[None, :] < lengths[:, None]
 
 
@@ -40,20 +33,16 @@ def masked_mean(values: Array, mask: Array) -> Array:
 
 
 def statistics_pooling(values: Array, mask: Array) -> Array:
-    """Concatenates max, mean and min over the real steps.
-
-    Args:
-      values: [B, T, H], one vector per step.
-      mask: [B, T] bool, True = real; at least one per row.
-
-    Returns:
-      [B, 3 H]: max, mean, min.
+    """Returns [B, 3 H], max, mean and min over the real steps of values [B, T, H].
 
     Raises:
-      ValueError: If the shapes do not fit or the mask is not boolean.
+      ValueError: If the shapes do not fit or the mask [B, T] is not boolean.
     """
     if values.ndim != 3 or mask.shape != values.shape[:2]:
-        raise ValueError(f"values {values.shape} and mask {mask.shape}: expected [B, T, H] and [B, T]")
+        shapes = f"values {values.shape} and mask {mask.shape}"
+        raise ValueError(f"{shapes}: expected [B, T, H] and [B, T]")
     if mask.dtype != jax.numpy.bool_:
         raise ValueError(f"mask is {mask.dtype}; expected bool with True = real")
-    return jnp.concatenate([masked_max(values, mask), masked_mean(values, mask), masked_min(values, mask)], axis=-1)
+    return jnp.concatenate(
+        [masked_max(values, mask), masked_mean(values, mask), masked_min(values, mask)], axis=-1
+    )

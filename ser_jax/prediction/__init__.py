@@ -1,1 +1,1 @@
-"""What trained models say about recordings without labels: one at a time, or thousands from the command line."""
+"""Predictions of trained models for recordings without labels: files, lists, streams, timelines."""

@@ -1,10 +1,14 @@
-"""The networks of a run, segment by segment: all models at once, one program per number of segments.
+"""The networks of a run, segment by segment, with pooling that is updated after every segment.
 
-The modules are those of training (`models/systems.py`); the recurrence goes on from the state that it is given, and
-what it has pooled is handed in. Kernels of all models are stacked, so that one call serves an ensemble.
+The modules are those of training (`models/crnn.py`); the recurrence goes on from the state that it
+is given. Kernels of all models are stacked, so that one call serves an ensemble.
+
+A window is scored as if nothing had been before it: by an LSTM that starts where the window starts.
+Windows overlap, so several recurrences run side by side on the same segments, as rows of one batch.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,85 +16,171 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ser_jax import cache, machinery
-from ser_jax.arrays.inputs import Inputs
-from ser_jax.arrays.standardise import Statistics, standardise
 from ser_jax.config import Config
-from ser_jax.errors import UserError
+from ser_jax.data.inputs import Inputs
+from ser_jax.data.standardise import Statistics, standardise
+from ser_jax.experiment import setup
+from ser_jax.features.preparation import RUNNING_LEVELS
 from ser_jax.models import build
-from ser_jax.models.arithmetic import Arithmetic
-from ser_jax.models.recurrence import State
-from ser_jax.prediction.pool import ROWS
+from ser_jax.models.layers import ComputeOptions
+from ser_jax.models.recurrent import State
+from ser_jax.runtime.errors import UserError
 from ser_jax.training import scoring
+from ser_jax.training.execution.program_cache import use_compilation_cache
 from ser_jax.training.model_files import Model
-from ser_jax.training.programs import use_compilation_cache
 
-# System → its CRNNs, in the order of `build.channels`. The others need the whole utterance.
-CRNNS = {"plain_crnn": ("crnn",), "multi_crnn": ("short", "long")}
+ROWS = 17  # of the recurrence: the first is the whole stream, the others are windows
+
+
+class Pool:
+    """The pooling of `models/pooling.py`, updated state by state for every row of a recurrence.
+
+    Every segment is active or not (silent). With `trim` a row begins with its first active segment,
+    and what comes after its last one is left out, until there is another.
+    """
+
+    def __init__(self, segments: int, trim: bool = False):
+        """Starts empty.
+
+        Args:
+          segments: Length of a window. Up to 16, a window of exactly so many ends with every
+            segment. Longer ones begin at every second segment, or third and so on, and `recent` is
+            over up to a fifteenth more.
+          trim: Whether silent segments at both ends are left out.
+        """
+        self.count = 0  # segments so far
+        self._segments = segments
+        self._every = max(1, math.ceil((segments - 1) / (ROWS - 2)))
+        self._trim = trim
+        self._heard = np.zeros(ROWS, bool)  # whether a row has an active segment
+        self._seen = np.zeros(ROWS, np.int64)
+        self._maximum: np.ndarray = np.zeros(0)
+        self._minimum: np.ndarray = self._maximum
+        self._total: np.ndarray = self._maximum
+        self._kept = self._state()  # after the last active segment
+
+    def restarts(self, ahead: int, active: Sequence[bool]) -> np.ndarray:
+        """Returns [n, ROWS] bool: rows that restart with each segment `ahead` of those seen.
+
+        `active` says it of the ahead + n segments that come next.
+        """
+        heard, rows = self._heard.copy(), []
+        for number, one in enumerate(active, self.count):
+            rows.append(self._restart(number, heard))
+            heard |= one
+        return np.stack(rows[ahead:])
+
+    def add(self, hidden: np.ndarray, active: bool = True) -> None:
+        """Adds the hidden states [R, ROWS, H] f32 after a segment."""
+        restarted = self._restart(self.count, self._heard)
+        if not self.count:
+            restarted[:] = True
+            self._maximum = self._minimum = hidden
+            # In float32 a day of steps would lose its digits.
+            self._total = np.zeros(hidden.shape, np.float64)
+        fresh = restarted[:, None]
+        self._maximum = np.where(fresh, hidden, np.maximum(self._maximum, hidden))
+        self._minimum = np.where(fresh, hidden, np.minimum(self._minimum, hidden))
+        self._total = np.where(fresh, 0, self._total) + hidden
+        self._seen = np.where(restarted, 0, self._seen) + 1
+        self._heard |= active
+        if active:
+            self._kept = self._state()
+        self.count += 1
+
+    def heard(self, recent: bool) -> bool:
+        """Returns whether a segment of the last window, or of all, was active."""
+        return bool(self._heard[self._recent() if recent else 0])
+
+    def all(self) -> np.ndarray:
+        """Returns max, mean and min [R, 3 H] f32 over all states; at least one must be there."""
+        return self._of(0)
+
+    def recent(self) -> np.ndarray:
+        """Returns max, mean and min [R, 3 H] f32 over the last window (all until it is full)."""
+        return self._of(self._recent())
+
+    def _recent(self) -> int:
+        return self._row(max(0, self.count - self._segments) // self._every)
+
+    def _restart(self, number: int, heard: np.ndarray) -> np.ndarray:
+        """Rows that restart with a segment; `heard` forgets what came before."""
+        rows = np.zeros(ROWS, bool)
+        rows[self._row(number // self._every)] = number % self._every == 0
+        heard &= ~rows
+        return rows | ~heard if self._trim else rows
+
+    def _row(self, window: int) -> int:
+        return 1 + window % (ROWS - 1)
+
+    def _state(self) -> tuple[np.ndarray, ...]:
+        return self._maximum, self._minimum, self._total, self._seen
+
+    def _of(self, row: int) -> np.ndarray:
+        kept = self._kept if self._trim and self._heard[row] else self._state()
+        maximum, minimum, total, seen = kept
+        mean = (total[:, row] / seen[row]).astype(np.float32)
+        return np.concatenate([maximum[:, row], mean, minimum[:, row]], axis=-1)
+
+
+def can_stream(config: Config) -> bool:
+    """Returns whether a recording can be followed before its end is known."""
+    return bool(build.spec(config).streams) and config.features.level in RUNNING_LEVELS
 
 
 def check_streams(config: Config) -> None:
-    """Refuses a system that cannot follow a stream.
-
-    Raises:
-      UserError: If its answer needs the whole utterance.
-    """
-    if config.system not in CRNNS:
+    """Raises `UserError` if the system needs the whole utterance and cannot follow a stream."""
+    if not can_stream(config):
+        level = config.features.level
+        follows = level in RUNNING_LEVELS
+        what = config.system if follows else f"a model of features.level={level}"
         raise UserError(
-            f"{config.system} needs the whole utterance and cannot follow a stream; score sliding windows instead: "
-            f"python -m ser_jax.predict --model=RUN FILES --timeline --window=3"
+            f"{what} needs the whole utterance and cannot follow a stream; score sliding"
+            " windows instead: ser-jax predict --model=RUN FILES --timeline --window=3"
         )
 
 
 class SegmentNetwork:
-    """The R models of a run on the default device.
-
-    Attributes:
-      channels: Segmentations that they read; the first is the one with a moment per segment.
-    """
+    """The R models of a run on the default device."""
 
     def __init__(self, config: Config, models: Sequence[Model], classes: int):
         """Puts the models on the device and compiles the programs for one segment.
-
-        Args:
-          config: Configuration that they were trained with.
-          models: The models.
-          classes: Number of classes K.
 
         Raises:
           UserError: If the system needs the whole utterance.
         """
         check_streams(config)
-        self.channels = build.channels(config)
+        self.segmentations = build.segmentations(config)  # the first has a moment per segment
         if config.training.compilation_cache:
-            use_compilation_cache(cache.cache_folder() / "xla")
-        self._precision = machinery.matmul_precision(config)
+            use_compilation_cache()
+        self._precision = setup.matmul_precision(config)
         self._temperatures = [model.description["temperature"] for model in models]
         self._size = len(models), config.model.lstm_units
-        # Every model has kernels of its own: XLA's convolution would be several times slower than products.
-        system: Any = build.build_model(config, classes, Arithmetic(machinery.operands(config), unfold=True))
-        self._names = CRNNS[config.system]
-        self._hidden = [jax.jit(functools.partial(_hidden, getattr(system, name))) for name in self._names]
+        # Every model has its own kernels: XLA's convolution would be several times slower.
+        compute = ComputeOptions(build.operands(config), unfold=True)
+        system: Any = build.build_model(config, classes, compute)
+        self._names = build.spec(config).streams
+        self._hidden = [
+            jax.jit(functools.partial(_hidden, getattr(system, name))) for name in self._names
+        ]
         self._answer = jax.jit(functools.partial(_answer, system))
-        stacked = jax.tree.map(
-            lambda *leaves: np.stack(leaves).astype(np.float32),
-            *((model.params, Statistics(model.statistics.mean, model.statistics.std)) for model in models),
-        )
+        arrays = [(m.params, Statistics(m.statistics.mean, m.statistics.std)) for m in models]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves).astype(np.float32), *arrays)
         self._params, self._statistics = jax.device_put(stacked)
         self._compile(config.features.bands)
 
     def start(self) -> list[State]:
-        """Returns the state of every channel before its first segment, with the rows of a `Pool`."""
+        """Returns the state of every segmentation before its first segment, [R, ROWS, H] zeros."""
         zeros = jax.device_put(np.zeros((self._size[0], ROWS, self._size[1]), np.float32))
-        return [State(zeros, zeros) for _ in self.channels]
+        return [State(zeros, zeros) for _ in self.segmentations]
 
     def advance(
-        self, channel: int, state: State, segments: np.ndarray, restarts: np.ndarray
+        self, segmentation: int, state: State, segments: np.ndarray, restarts: np.ndarray
     ) -> tuple[State, np.ndarray]:
-        """Runs the next segments of a channel.
+        """Runs the next segments of a segmentation.
 
         Args:
-          channel: Its number.
+          segmentation: Its number.
           state: After the segment before them.
           segments: [n, W, M] f32, log-mel, not standardised; every n has a program of its own.
           restarts: [n, ROWS] bool, see `Pool.restarts`.
@@ -98,9 +188,9 @@ class SegmentNetwork:
         Returns:
           The state after the last of them, and the hidden states [R, ROWS, n, H] f32.
         """
-        params = self._params[self._names[channel]]
+        params = self._params[self._names[segmentation]]
         with jax.default_matmul_precision(self._precision):
-            hidden, state = self._hidden[channel](
+            hidden, state = self._hidden[segmentation](
                 params, self._statistics, state, *jax.device_put((segments, restarts))
             )
         return state, jax.device_get(hidden)
@@ -109,7 +199,7 @@ class SegmentNetwork:
         """Answers for n moments.
 
         Args:
-          pooled: Per channel [R, n, 3 H] f32: max, mean and min of hidden states.
+          pooled: Per segmentation [R, n, 3 H] f32: max, mean and min of hidden states.
 
         Returns:
           [n, K] f64, the mean over the models of their calibrated probabilities.
@@ -119,22 +209,25 @@ class SegmentNetwork:
         return scoring.mean_probabilities(logits, self._temperatures)
 
     def _compile(self, bands: int) -> None:
-        """Runs once what a live stream runs per segment, so that it does not wait for the compiler while it plays."""
-        for number, (state, channel) in enumerate(zip(self.start(), self.channels, strict=True)):
-            self.advance(number, state, np.zeros((1, channel.window, bands), np.float32), np.zeros((1, ROWS), bool))
+        """Compiles what a live stream runs per segment, so that it need not wait while it plays."""
+        for number, state in enumerate(self.start()):
+            segment = np.zeros((1, self.segmentations[number].window, bands), np.float32)
+            self.advance(number, state, segment, np.zeros((1, ROWS), bool))
         models, units = self._size
-        self.probabilities([np.zeros((models, 2, 3 * units), np.float32) for _ in self.channels])
+        pooled = np.zeros((models, 2, 3 * units), np.float32)
+        self.probabilities([pooled for _ in self.segmentations])
 
 
 def _hidden(
     crnn: Any, params: Any, statistics: Any, state: State, segments: jax.Array, restarts: jax.Array
 ) -> tuple[jax.Array, State]:
-    """Hidden states [R, ROWS, n, H] of segments [n, W, M], and the states behind them; the literal form of the CNN."""
-    window, hop = crnn.channel
+    """Hidden states [R, ROWS, n, H] of segments [n, W, M] and the next state; the literal CNN."""
+    window, hop = crnn.segmentation
     length = jnp.array([(segments.shape[0] - 1) * hop + window])
 
     def of_one(params, statistics, state):
-        [values] = standardise(Inputs(length, segments=(segments[None],)), statistics, jnp).time_arrays
+        inputs = Inputs(length, segments=(segments[None],))
+        [values] = standardise(inputs, statistics, jnp).time_arrays
         return crnn.apply({"params": params}, values, length, state, restarts, method="hidden")
 
     return jax.vmap(of_one)(params, statistics, state)
@@ -142,4 +235,5 @@ def _hidden(
 
 def _answer(system: Any, params: Any, pooled: tuple[jax.Array, ...]) -> jax.Array:
     """Logits [R, n, K] of what every model has pooled."""
-    return jax.vmap(lambda params, pooled: system.apply({"params": params}, pooled, method="answer"))(params, pooled)
+    answer = functools.partial(system.apply, method="answer")
+    return jax.vmap(lambda params, pooled: answer({"params": params}, pooled))(params, pooled)

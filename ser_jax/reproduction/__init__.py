@@ -1,1 +1,1 @@
-"""The tables of the paper and of EMO-DB, made again by one command."""
+"""Reproduces the tables of the paper and a table of EMO-DB."""

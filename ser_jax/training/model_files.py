@@ -1,93 +1,89 @@
-"""`models/<fold>-<seed>/`: everything that prediction needs of a trained run, in one JSON and one array file.
+"""The files of a trained trial, `models/<fold>-<seed>/`: all that prediction needs.
 
-`model.json` is written last: where it exists, the run is finished. It is sealed and holds the digest of `model.npz`,
-so a damaged file is noticed. A run that is trained again after its choice of the epoch has `choice.json`, written in
-between.
+`model.npz` holds parameters and standardisation; `model.json`, written last, marks the trial as
+finished, with a checksum of its own and the SHA-256 of `model.npz`. Between the two phases of a
+trial that is refitted, `choice.json` holds the epoch that its validation part has chosen.
 """
 
 import hashlib
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
 
-from ser_jax import atomic, strict_json
-from ser_jax.arrays.standardise import Statistics
-from ser_jax.errors import UserError
-from ser_jax.training import seal
-from ser_jax.training.outcome import DIVERGED
+from ser_jax.data.standardise import Statistics
+from ser_jax.runtime import files, strict_json
+from ser_jax.runtime.errors import UserError
 
 SCHEMA = 1
+DONE, DIVERGED = "done", "diverged"  # values of "status"
 DESCRIPTION, ARRAYS, CHOICE = "model.json", "model.npz", "choice.json"
 
 
 class Model(NamedTuple):
-    """A trained run.
+    """A trained trial."""
 
-    Attributes:
-      description: Content of `model.json`: fold, seed, status, best epoch, classes, configuration.
-      params: Parameters as a nested dict of NumPy arrays.
-      statistics: Standardisation of its training part, float64.
-    """
-
-    description: dict[str, Any]
-    params: dict[str, Any]
-    statistics: Statistics
+    description: dict[str, Any]  # content of `model.json`: fold, seed, status, configuration, …
+    params: dict[str, Any]  # parameters as a nested dict of NumPy arrays
+    statistics: Statistics  # standardisation of its training part, float64
 
 
-def write_model(folder: Path, description: dict[str, Any], params: Any, statistics: Statistics | None) -> None:
-    """Writes a finished run; one without parameters (diverged) as its description only."""
+def write_model(
+    folder: Path, description: dict[str, Any], params: Any, statistics: Statistics | None
+) -> None:
+    """Writes a finished trial; one that has diverged has no parameters, only its description."""
     folder.mkdir(parents=True, exist_ok=True)
     digest = None
     if params is not None:
         assert statistics is not None
         arrays: dict[str, Any] = dict(traverse_util.flatten_dict({"params": params}, sep="/"))
-        arrays |= {f"statistics/{name}": value for name, value in statistics._asdict().items() if value is not None}
+        present = {name: value for name, value in statistics._asdict().items() if value is not None}
+        arrays |= {f"statistics/{name}": value for name, value in present.items()}
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-        atomic.write_bytes(folder / ARRAYS, buffer.getvalue())
+        files.write_bytes(folder / ARRAYS, buffer.getvalue())
     _write(folder / DESCRIPTION, {**description, "sha256": digest})
 
 
 def write_choice(folder: Path, choice: dict[str, Any]) -> None:
-    """Writes what the validation part of a run has chosen, before the run is trained again."""
+    """Writes what the validation part of a trial has chosen, before the trial is refitted."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / CHOICE, choice)
 
 
 def _write(path: Path, description: dict[str, Any]) -> None:
-    atomic.write_json(path, seal.sealed(atomic.plain({"schema": SCHEMA, **description})))
+    strict_json.write(path, {"schema": SCHEMA, **description})
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
-    """Returns the content of a finished run's `model.json`, or None if the run is not finished."""
+    """Returns the content of `model.json`, or None if the trial is not finished."""
     return _read(folder / DESCRIPTION)
 
 
 def read_choice(folder: Path) -> dict[str, Any] | None:
-    """Returns what the validation part of a run has chosen (status, best epoch, …), or None if it has not yet."""
+    """Returns the status, best epoch, … that the validation part has chosen, or None."""
     return _read(folder / CHOICE) or read_description(folder)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    description = strict_json.read(path, remedy=f"delete {path.parent} and run the training command again")
+    remedy = f"delete {path.parent} and run the training command again"
+    description = strict_json.read(path, remedy=remedy, sealed=True)
     if description.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {description.get('schema')}; this version reads schema {SCHEMA}")
-    if not seal.intact(description):
         raise UserError(
-            f"{path} is damaged (its seal does not fit); delete {path.parent} and run the training command again"
+            f"{path} has schema {description.get('schema')}; this version reads schema {SCHEMA}"
         )
     return description
 
 
 def check(folder: Path) -> None:
-    """Checks the files of a finished run against their digests; does nothing if it is not finished.
+    """Checks the files of a trial against their digests; does nothing if it is not finished.
 
     Raises:
       UserError: If one is damaged or missing.
@@ -98,22 +94,30 @@ def check(folder: Path) -> None:
 
 
 def read_model(folder: Path) -> Model:
-    """Reads a finished run.
+    """Reads a finished trial.
 
     Raises:
-      UserError: If the run is not finished, has diverged, or its files do not fit together.
+      UserError: If the trial is not finished, has diverged, or its files do not fit together.
     """
     description = read_description(folder)
     if description is None or description.get("sha256") is None:
-        raise UserError(f"{folder} holds no trained model; run the training command again to finish it")
+        raise UserError(
+            f"{folder} holds no trained model; run the training command again to finish it"
+        )
     content = _read_arrays(folder, description)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            flat = {tuple(name.split("/")): arrays[name] for name in arrays.files}
-        tree = traverse_util.unflatten_dict(flat)
-        return Model(description, tree["params"], Statistics(**tree.get("statistics", {})))
+            return from_arrays(description, arrays)
     except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{folder / ARRAYS} holds no model ({error}); delete {folder} and train it again") from None
+        raise UserError(
+            f"{folder / ARRAYS} holds no model ({error}); delete {folder} and train it again"
+        ) from None
+
+
+def from_arrays(description: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Model:
+    """Returns the model of arrays `params/…` and `statistics/…`, errors as they come."""
+    tree = traverse_util.unflatten_dict({tuple(name.split("/")): arrays[name] for name in arrays})
+    return Model(description, tree["params"], Statistics(**tree.get("statistics", {})))
 
 
 def _read_arrays(folder: Path, description: dict[str, Any]) -> bytes:
@@ -121,24 +125,12 @@ def _read_arrays(folder: Path, description: dict[str, Any]) -> bytes:
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != description["sha256"]:
         raise UserError(
-            f"{path} is not the file that {DESCRIPTION} describes (SHA-256 differs); delete {folder} and train it again"
+            f"{path} is not the file that {DESCRIPTION} describes (SHA-256 differs); delete"
+            f" {folder} and train it again"
         )
     return content
 
 
 def list_models(workdir: Path) -> list[Path]:
-    """Returns the folders of all finished runs under `workdir/models`, sorted."""
+    """Returns the folders of all finished trials under `workdir/models`, sorted."""
     return sorted(path.parent for path in (workdir / "models").glob(f"*/{DESCRIPTION}"))
-
-
-def list_trained(workdir: Path) -> dict[Path, dict[str, Any]]:
-    """Returns the folders of all finished runs that have not diverged, sorted, with the content of their `model.json`.
-
-    Raises:
-      UserError: If there is none.
-    """
-    descriptions = ((folder, read_description(folder)) for folder in list_models(workdir))
-    trained = {folder: found for folder, found in descriptions if found and found["status"] != DIVERGED}
-    if not trained:
-        raise UserError(f"{workdir} holds no trained model; run the training command again to finish it")
-    return trained

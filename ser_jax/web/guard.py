@@ -1,7 +1,8 @@
-"""What stands before every request: whom the server is addressed as, where the page comes from, and what it may load.
+"""Checks of `Host` and `Origin`, and security headers of every response.
 
-A page of another site that a user has open can send requests to 127.0.0.1. It cannot forge `Origin`; and if its own
-name is made to lead to 127.0.0.1 (DNS rebinding), `Host` shows that name.
+A page of another site that a user has open can send requests to 127.0.0.1. It cannot forge
+`Origin`; and if its own name is made to lead to 127.0.0.1 (DNS rebinding), `Host` shows that name.
+Starlette's TrustedHostMiddleware checks `Host` only, and answers in plain text without the headers.
 """
 
 from collections.abc import Iterable
@@ -13,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-        "media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src"
+        " 'self' data:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors"
+        " 'none'"
     ),
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
@@ -27,7 +29,10 @@ _HEADERS = {
 
 
 class Guard:
-    """Answers 403 to requests that were meant for, or sent by, another site; adds headers to all answers."""
+    """Answers 403 to requests for, or from, another site; adds headers to all responses.
+
+    HEAD is answered wherever GET is, without the body.
+    """
 
     def __init__(self, app: ASGIApp, names: Iterable[str] | None):
         """Stands before an application.
@@ -52,6 +57,8 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
+        if scope.get("method") == "HEAD":  # what GET answers; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         reason = self.objection(Headers(scope=scope))
         if not reason:
             await self._app(scope, receive, send_with_headers)
@@ -64,13 +71,19 @@ class Guard:
         """Returns why a request with these headers is refused; "" if it is not."""
         host = headers.get("host", "").lower()
         if self._names is not None and _without_port(host) not in self._names:
-            return f"this server does not answer to the name {host[:80]!r}; use {', '.join(sorted(self._names))}"
+            return (
+                f"this server does not answer to the name {host[:80]!r}; use"
+                f" {', '.join(sorted(self._names))}"
+            )
         origin = headers.get("origin")
-        if origin is None:  # no browser, or a page that has been asked for by its address
+        if origin is None:  # no browser, or a page that was opened by its address
             return ""
         way, _, place = origin.lower().partition("://")
-        # Behind a proxy Host may be the server's own address while the page came from one of its names.
-        known = place == host or (self._names is not None and _without_port(place) in self._names - LOCAL)
+        # Behind a proxy Host may be the server's own address while the page came from one of its
+        # names.
+        known = place == host or (
+            self._names is not None and _without_port(place) in self._names - LOCAL
+        )
         if way in ("http", "https") and known:
             return ""
         return f"a page of {origin[:80]!r} may not use this server; open the server's own page"

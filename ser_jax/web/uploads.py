@@ -1,6 +1,8 @@
-"""An upload on its way to a temporary file: counted while it comes, removed whatever happens, its own name never used.
+"""An upload, written to a temporary file while it arrives and removed whatever happens.
 
-The form is parsed here, because a framework's own parser keeps a whole body of any size before it hands over.
+The client's file name is never used. Forms are parsed here because Starlette's parser accepts a
+form that ends early, has no limit for the size of a file, and keeps files without a path, which the
+decoder processes need.
 """
 
 import asyncio
@@ -16,10 +18,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from ser_jax.web.refusal import Refusal
+from ser_jax.web.limits import Refusal
 
 FILE = "file"
-FIELDS = ("classes", "threshold")
+FIELDS = ("classes", "threshold", "files")
 _FORM_BYTES = 65_536  # that a body may have beside its recording
 _FIELD_BYTES = 1024
 _EXAMPLE = "send multipart/form-data with the part file, as in curl -F file=@a.wav"
@@ -27,19 +29,16 @@ _EXAMPLE = "send multipart/form-data with the part file, as in curl -F file=@a.w
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """What has been received.
+    """What has been received."""
 
-    Attributes:
-      path: The recording.
-      fields: Name → text of the other parts, some of `FIELDS`.
-    """
-
-    path: Path
-    fields: Mapping[str, str]
+    path: Path  # the recording
+    fields: Mapping[str, str]  # name → text of the other parts, some of `FIELDS`
 
 
 @contextlib.asynccontextmanager
-async def receive(request: Request, folder: Path, *, max_bytes: int, seconds: float) -> AsyncIterator[Upload]:
+async def receive(
+    request: Request, folder: Path, *, max_bytes: int, seconds: float, silent_seconds: float
+) -> AsyncIterator[Upload]:
     """Receives a form; the recording is there while this is entered.
 
     Args:
@@ -47,13 +46,14 @@ async def receive(request: Request, folder: Path, *, max_bytes: int, seconds: fl
       folder: Where recordings are kept meanwhile.
       max_bytes: Largest recording.
       seconds: Most time that it may take to come.
+      silent_seconds: Most time without any of it.
 
     Yields:
       The upload.
 
     Raises:
-      Refusal: 400 (no form, or another one than expected), 408 (too slow), 413 (too large), 415 (no form at
-        all), 503 (no room for it).
+      Refusal: 400 (no form, or another one than expected), 408 (too slow), 413 (too large), 415 (no
+        form at all), 503 (no room for it).
     """
     form = _Form(request.headers.get("content-type", ""), max_bytes)
     announced = request.headers.get("content-length", "")
@@ -65,15 +65,20 @@ async def receive(request: Request, folder: Path, *, max_bytes: int, seconds: fl
             handle, name = tempfile.mkstemp(dir=folder)
             path = Path(name)
             with open(handle, "wb") as file:
-                async with asyncio.timeout(seconds):
-                    await _copy(request, form, file)
+                await _copy(request, form, file, seconds, silent_seconds)
         except TimeoutError:
-            raise Refusal(408, f"the upload has not come in {seconds:g} s; send a smaller one") from None
+            raise Refusal(
+                408,
+                f"the upload has not come in {seconds:g} s, or nothing of it for"
+                f" {silent_seconds:g} s; send a smaller one",
+            ) from None
         except ClientDisconnect:
             raise Refusal(400, "the client has gone before the upload was complete") from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise Refusal(503, f"the server cannot keep the upload ({reason}); try again later", None, 60) from None
+            raise Refusal(
+                503, f"the server cannot keep the upload ({reason}); try again later", None, 60
+            ) from None
         yield Upload(path, form.finish())
     finally:
         if path is not None:
@@ -82,18 +87,27 @@ async def receive(request: Request, folder: Path, *, max_bytes: int, seconds: fl
 
 def too_large(max_bytes: int) -> Refusal:
     """Returns the refusal of a recording that is too large."""
-    return Refusal(413, f"the recording is larger than {max_bytes / 1e6:g} MB; cut it, or send it as FLAC or MP3")
+    return Refusal(
+        413,
+        f"the recording is larger than {max_bytes / 1e6:g} MB; cut it, or send it as FLAC or MP3",
+    )
 
 
-async def _copy(request: Request, form: "_Form", file: Any) -> None:
-    total = 0
-    async for chunk in request.stream():
-        total += len(chunk)
-        if total > form.max_bytes + _FORM_BYTES:
-            raise too_large(form.max_bytes)
-        content = form.feed(chunk)
-        if content:
-            await asyncio.to_thread(file.write, content)  # a slow disk keeps nobody else waiting
+async def _copy(
+    request: Request, form: "_Form", file: Any, seconds: float, silent_seconds: float
+) -> None:
+    total, clock = 0, asyncio.get_running_loop().time
+    end = clock() + seconds
+    async with asyncio.timeout(min(seconds, silent_seconds)) as limit:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > form.max_bytes + _FORM_BYTES:
+                raise too_large(form.max_bytes)
+            content = form.feed(chunk)
+            if content:
+                # A slow disk keeps nobody else waiting.
+                await asyncio.to_thread(file.write, content)
+            limit.reschedule(min(end, clock() + silent_seconds))
 
 
 class _Form:
@@ -122,7 +136,9 @@ class _Form:
         try:
             self._parser = python_multipart.MultipartParser(options[b"boundary"], callbacks)
         except FormParserError:
-            raise Refusal(400, f"what separates the parts of the form is too long; {_EXAMPLE}") from None
+            raise Refusal(
+                400, f"what separates the parts of the form is too long; {_EXAMPLE}"
+            ) from None
 
     def feed(self, chunk: bytes) -> bytes:
         """Returns what of it belongs to the recording."""
@@ -139,7 +155,11 @@ class _Form:
             raise Refusal(400, f"the form ends before its time; {_EXAMPLE}")
         if FILE not in self._fields:
             raise Refusal(400, f"the form has no part file; {_EXAMPLE}")
-        return {name: value.decode("utf-8", "replace") for name, value in self._fields.items() if name != FILE}
+        return {
+            name: value.decode("utf-8", "replace")
+            for name, value in self._fields.items()
+            if name != FILE
+        }
 
     def _begin(self) -> None:
         self._disposition = b""
@@ -151,9 +171,13 @@ class _Form:
         self._value.clear()
 
     def _open_part(self) -> None:
-        name = parse_options_header(self._disposition)[1].get(b"name", b"").decode("utf-8", "replace")
+        name = (
+            parse_options_header(self._disposition)[1].get(b"name", b"").decode("utf-8", "replace")
+        )
         if name not in (FILE, *FIELDS):
-            raise Refusal(400, f"the form has a part {name[:80]!r}; {', '.join((FILE, *FIELDS))} are read")
+            raise Refusal(
+                400, f"the form has a part {name[:80]!r}; {', '.join((FILE, *FIELDS))} are read"
+            )
         if name in self._fields:
             raise Refusal(400, f"the form has the part {name} twice; send one")
         self._name, self._fields[name] = name, bytearray()
@@ -167,7 +191,10 @@ class _Form:
             return
         self._fields[self._name] += data[start:end]
         if len(self._fields[self._name]) > _FIELD_BYTES:
-            raise Refusal(400, f"the part {self._name} is longer than {_FIELD_BYTES} bytes; it holds a short text")
+            raise Refusal(
+                400,
+                f"the part {self._name} is longer than {_FIELD_BYTES} bytes; it holds a short text",
+            )
 
     def _end(self) -> None:
         self._ended = True

@@ -5,16 +5,19 @@ import pytest
 from emobox_release import LABEL_MAP, Spoken, utterances, write_lists, write_recordings
 
 from ser_jax.corpora import emobox
-from ser_jax.corpora.listing import Unusable
-from ser_jax.errors import UserError
+from ser_jax.corpora.release_files import Unusable
+from ser_jax.runtime.errors import UserError
 
 ALL = utterances()
 FIRST, SECOND, THIRD = (ALL[start : start + 8] for start in (0, 8, 16))
-FOLDS = {1: {"train": FIRST + SECOND, "test": THIRD}, 2: {"train": FIRST, "valid": SECOND, "test": THIRD}}
+FOLDS = {
+    1: {"train": FIRST + SECOND, "test": THIRD},
+    2: {"train": FIRST, "valid": SECOND, "test": THIRD},
+}
 
 
 def read(root: Path, lists: Path | str, allow_missing: bool = False):
-    return emobox.read(root, lists=str(lists), allow_missing=allow_missing)
+    return emobox.read(root, manifest=str(lists), allow_missing=allow_missing)
 
 
 @pytest.fixture
@@ -39,10 +42,12 @@ def test_utterances_labels_and_speakers(lists, root):
     corpus = read(root, lists)
     assert corpus.name == "emobox" and corpus.protocol == "emobox-tiny" and corpus.root == root
     assert {row.id: (row.label, row.speaker) for row in corpus.utterances} == {
-        f"wav/{one.name}": ({"anger": "angry"}.get(one.label, one.label), one.speaker) for one in ALL
+        f"wav/{one.name}": ({"anger": "angry"}.get(one.label, one.label), one.speaker)
+        for one in ALL
     }
     assert [row.id for row in corpus.utterances] == sorted(row.id for row in corpus.utterances)
-    assert corpus.label_mapping == {"anger": "angry", "happy": "happy", "neutral": "neutral", "sad": "sad"}
+    kept = {label: label for label in ("happy", "neutral", "sad")}
+    assert corpus.label_mapping == {"anger": "angry", **kept}
     assert (corpus.rejected, corpus.warnings, corpus.modified) == ((), (), False)
     assert all(corpus.path(row).is_file() for row in corpus.utterances)
 
@@ -50,14 +55,18 @@ def test_utterances_labels_and_speakers(lists, root):
 def test_the_published_folds(lists, root):
     first, second = read(root, lists).folds
     assert (first.name, second.name) == ("fold_1", "fold_2")
-    place = {f"wav/{one.name}": part for part, some in (("a", FIRST), ("b", SECOND), ("c", THIRD)) for one in some}
-    assert first.splits == {name: {"a": "train", "b": "train", "c": "test"}[part] for name, part in place.items()}
-    assert second.splits == {name: {"a": "train", "b": "devel", "c": "test"}[part] for name, part in place.items()}
+    for fold, splits in ((first, "train train test"), (second, "train devel test")):
+        assert fold.splits == {
+            f"wav/{one.name}": split
+            for some, split in zip((FIRST, SECOND, THIRD), splits.split(), strict=True)
+            for one in some
+        }
 
 
 def test_folds_are_in_the_order_of_their_numbers(tmp_path, root):
     lists = write_lists(tmp_path / "data/tiny", {n: FOLDS[1] for n in (1, 2, 10, 9)})
-    assert [fold.name for fold in read(root, lists).folds] == ["fold_1", "fold_2", "fold_9", "fold_10"]
+    found = [fold.name for fold in read(root, lists).folds]
+    assert found == ["fold_1", "fold_2", "fold_9", "fold_10"]
 
 
 @pytest.mark.parametrize("place", ["", "wav", "tiny", "downloads/tiny"])
@@ -95,24 +104,27 @@ def test_spans_of_long_recordings(tmp_path):
 def test_videos_are_expected_as_wav(tmp_path, suffix):
     spoken = [Spoken("one", "anger", "s", suffix=suffix), Spoken("two", "sad", "t", suffix=suffix)]
     lists = write_lists(tmp_path / "data/film", {1: {"train": spoken[:1], "test": spoken[1:]}})
-    for name in ("one", "two"):
-        path = tmp_path / f"audio/wav/{name}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    assert [row.file for row in read(tmp_path / "audio", lists).utterances] == ["wav/one.wav", "wav/two.wav"]
+    write_recordings(tmp_path / "audio", [Spoken("one", "", ""), Spoken("two", "", "")])
+    found = [row.file for row in read(tmp_path / "audio", lists).utterances]
+    assert found == ["wav/one.wav", "wav/two.wav"]
 
 
-# --- Speakers ---------------------------------------------------------------------------------------------------------
+# --- Speakers
 
 
 def test_the_speakers_of_iemocap_are_those_of_the_turns(tmp_path):
-    """The benchmark's list takes the letter of the dialog, which would put both speakers on both sides of a fold."""
-    turns = [f"Ses01{dialog}_impro01_{who}00{n}" for dialog in "FM" for who in "FM" for n in range(2)]
+    """The benchmark's list has the letter of the dialog, which mixes the speakers of a session."""
+    turns = [
+        f"Ses01{dialog}_impro01_{who}00{n}" for dialog in "FM" for who in "FM" for n in range(2)
+    ]
     spoken = [Spoken(turn, ("ang", "neu")[n % 2], turn[:6]) for n, turn in enumerate(turns)]
     label_map = {"ang": "Angry", "neu": "Neutral", "hap": "Happy", "exc": "Happy"}
-    lists = write_lists(tmp_path / "data/iemocap", {1: {"train": spoken[:4], "test": spoken[4:]}}, label_map=label_map)
+    folds = {1: {"train": spoken[:4], "test": spoken[4:]}}
+    lists = write_lists(tmp_path / "data/iemocap", folds, label_map=label_map)
     corpus = read(write_recordings(tmp_path / "audio", spoken), lists)
-    assert {row.id: row.speaker for row in corpus.utterances} == {f"wav/{turn}": f"Ses01{turn[-4]}" for turn in turns}
+    assert {row.id: row.speaker for row in corpus.utterances} == {
+        f"wav/{turn}": f"Ses01{turn[-4]}" for turn in turns
+    }
 
 
 def test_a_speaker_of_its_own_for_every_utterance_is_none(tmp_path, root):
@@ -120,9 +132,8 @@ def test_a_speaker_of_its_own_for_every_utterance_is_none(tmp_path, root):
     lists = write_lists(tmp_path / "data/tiny", {1: {"train": spoken[:16], "test": spoken[16:]}})
     corpus = read(root, lists)
     assert {row.speaker for row in corpus.utterances} == {""}
-    assert corpus.warnings == (
-        "emobox: data.seg.wrd.stm gives every utterance its own speaker: speakers are taken as unknown",
-    )
+    (warning,) = corpus.warnings
+    assert "gives every utterance its own speaker: speakers are taken as unknown" in warning
 
 
 def test_without_the_list_of_speakers_they_are_unknown(tmp_path, root):
@@ -130,16 +141,20 @@ def test_without_the_list_of_speakers_they_are_unknown(tmp_path, root):
     corpus = read(root, lists)
     assert {row.speaker for row in corpus.utterances} == {""}
     (warning,) = corpus.warnings
-    assert warning.endswith("holds no data.seg.wrd.stm: speakers are unknown and may be on both sides of a fold")
+    assert warning.endswith(
+        "holds no data.seg.wrd.stm: speakers are unknown and may be on both sides of a fold"
+    )
 
 
 def test_speakers_with_spaces_and_commas(tmp_path, root):
-    spoken = [Spoken(one.name, one.label, "Phoebe, and Rachel" if one in FIRST else one.speaker) for one in ALL]
+    two = "Phoebe, and Rachel"
+    spoken = [Spoken(one.name, one.label, two if one in FIRST else one.speaker) for one in ALL]
     lists = write_lists(tmp_path / "data/tiny", {1: {"train": spoken[:16], "test": spoken[16:]}})
-    assert {row.speaker for row in read(root, lists).utterances} == {"Phoebe, and Rachel", "female_08", "female_09"}
+    found = {row.speaker for row in read(root, lists).utterances}
+    assert found == {two, "female_08", "female_09"}
 
 
-# --- Bad lines --------------------------------------------------------------------------------------------------------
+# --- Bad lines
 
 TRAIN = "fold_1/tiny_train_fold_1.jsonl"
 GOOD = ALL[0].row("tiny")
@@ -154,20 +169,24 @@ GOOD = ALL[0].row("tiny")
         ({**GOOD, "key": ""}, "bad line", "key, wav and emo must be texts"),
         ({**GOOD, "wav": None}, "bad line", "key, wav and emo must be texts"),
         ({**GOOD, "emo": 3}, "bad line", "key, wav and emo must be texts"),
-        ({"key": "x", "audio": "a.wav", "label": "sad"}, "bad line", "key, wav and emo must be texts"),
-        ({**GOOD, "type": "feature"}, "bad line", "type 'feature' of tiny-0300; only recordings (raw)"),
-        ({**GOOD, "emo": "fury"}, "unknown label", "'fury' of tiny-0300; known: anger, boredem, happy, Neutral, sad"),
-        ({**GOOD, "start_time": 2, "end_time": 2}, "bad line", "start_time 2.0 of tiny-0300 is not before end_time 2"),
+        ({"key": "x", "audio": "a.wav", "label": "sad"}, "bad line", "key, wav and emo must be"),
+        ({**GOOD, "type": "feature"}, "bad line", "type 'feature' of tiny-0300; only recordings"),
+        ({**GOOD, "emo": "fury"}, "unknown label", "'fury' of tiny-0300; known: anger, boredem, h"),
+        ({**GOOD, "start_time": 2, "end_time": 2}, "bad line", "is not before end_time 2"),
         ({**GOOD, "start_time": -1}, "bad line", "start_time -1 is not a number of seconds from 0"),
         ({**GOOD, "end_time": "3"}, "bad line", "end_time '3' is not a number of seconds"),
         ({**GOOD, "end_time": True}, "bad line", "end_time True is not a number of seconds"),
-        (json.dumps(GOOD).replace("1.8778125", "1").replace("30045.0", 'NaN, "end_time": NaN'), "bad line", "nan is"),
-        ({**GOOD, "wav": "downloads/tiny/../../secret.wav"}, "refused path", '".." leads out of its folder'),
+        (
+            json.dumps(GOOD).replace("1.8778125", "1").replace("30045.0", 'NaN, "end_time": NaN'),
+            "bad line",
+            "nan is",
+        ),
+        ({**GOOD, "wav": "downloads/tiny/../../x.wav"}, "refused path", '".." leads out of its'),
         ({**GOOD, "wav": "downloads/tiny/wav\\0300.wav"}, "refused path", "backslash"),
         ({**GOOD, "wav": "downloads/tiny/a\0b.wav"}, "refused path", "NUL"),
         (ALL[1].row("tiny"), "duplicate", "'wav/0301' is already in the train part of fold_1"),
         (THIRD[0].row("tiny"), "duplicate", "'wav/0900' is already in the test part of fold_1"),
-        ({**GOOD, "emo": "sad"}, "conflict", "'wav/0300' is 'tiny-0300', sad, in another list; angry here"),
+        ({**GOOD, "emo": "sad"}, "conflict", "'tiny-0300', sad, in another list; angry here"),
     ],
 )
 def test_a_bad_line_is_rejected_with_its_number(lists, root, line, reason, detail):
@@ -176,12 +195,11 @@ def test_a_bad_line_is_rejected_with_its_number(lists, root, line, reason, detai
     corpus = read(root, lists)
     bad = [row for row in corpus.rejected if row.reason == reason]
     assert len(corpus.rejected) == 1 and len(bad) == 1 and detail in bad[0].detail
-    expected = (TRAIN.replace("1", "2"), 1) if reason == "conflict" else (TRAIN, 2 if "0301" in detail else 1)
+    late = reason == "conflict"  # which shows in the second fold only
+    expected = (TRAIN.replace("1", "2"), 1) if late else (TRAIN, 2 if "0301" in detail else 1)
     assert (bad[0].file, bad[0].line) == expected
     assert corpus.modified, "a protocol that lost rows must not carry the name of the published one"
-    first, second = corpus.folds
-    assert len(first.splits) == (24 if reason == "conflict" else 23)
-    assert len(second.splits) == (23 if reason == "conflict" else 24)
+    assert [len(fold.splits) for fold in corpus.folds] == ([24, 23] if late else [23, 24])
 
 
 def test_nothing_that_is_tested_can_be_trained_on(lists, root):
@@ -204,7 +222,7 @@ def test_empty_lines_are_nothing(lists, root):
     assert len(read(root, lists).utterances) == 24
 
 
-# --- Lists that cannot be used ----------------------------------------------------------------------------------------
+# --- Lists that cannot be used
 
 
 def test_missing_recordings_are_all_listed(lists, root):
@@ -219,61 +237,48 @@ def test_missing_recordings_are_all_listed(lists, root):
     assert corpus.modified and len(corpus.utterances) == 19
 
 
-def test_no_recording_at_all(lists, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(Unusable, match="24 of 24 listed recordings are missing"):
-        read(tmp_path / "empty", lists)
-
-
 @pytest.mark.parametrize("name", ["manifest.csv", "/nowhere"])
 def test_a_folder_of_lists_that_is_none(root, name):
     with pytest.raises(
-        UserError, match=f"corpus.manifest={name} is not a folder; set it to the folder of one dataset's"
+        UserError,
+        match=f"corpus.manifest={name} is not a folder; set it to the folder of one dataset's",
     ):
         read(root, name)
 
 
 def test_the_folder_above_the_lists(lists, root):
-    with pytest.raises(UserError, match=r"data holds no label_map.json; corpus.manifest must be data/<dataset>"):
+    with pytest.raises(
+        UserError, match=r"data holds no label_map.json; corpus.manifest must be data/<dataset>"
+    ):
         read(root, lists.parent)
 
 
 def test_lists_without_folds(lists, root):
     for path in lists.glob("fold_*"):
         path.rename(path.with_name(f"old_{path.name}"))
-    with pytest.raises(UserError, match="tiny holds no fold_1; corpus.manifest must be data/<dataset>"):
+    with pytest.raises(
+        UserError, match="tiny holds no fold_1; corpus.manifest must be data/<dataset>"
+    ):
         read(root, lists)
 
 
 def test_absent_lists_are_counted_and_the_first_named(lists, root):
-    for path in [*lists.glob("fold_*/*_train_fold_?.jsonl"), *lists.glob("fold_*/*_test_fold_?.jsonl")]:
+    for path in lists.glob("fold_*/*_t*_fold_?.jsonl"):
         path.unlink()
-    with pytest.raises(UserError) as error:
+    first = r"\(fold_1/tiny_test_fold_1.jsonl, fold_1/tiny_train_fold_1.jsonl, "
+    end = r".*, …\); download the benchmark's lists again$"
+    with pytest.raises(UserError, match=f"tiny lacks 4 of its lists {first}{end}"):
         read(root, lists)
-    assert "tiny lacks 4 of its lists (fold_1/tiny_test_fold_1.jsonl, fold_1/tiny_train_fold_1.jsonl, " in str(
-        error.value
-    )
-    assert str(error.value).endswith("…); fetch the benchmark's lists anew")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"anger": 1}', '{"anger": ""}'])
-def test_a_label_map_that_is_none(lists, root, text):
-    (lists / "label_map.json").write_text(text)
-    with pytest.raises(UserError, match=r"label_map.json: not (JSON|a JSON object from labels to classes)"):
-        read(root, lists)
+def test_a_label_map_that_is_none(lists, root):
+    for text in ("{", "[]", '{"anger": 1}', '{"anger": ""}'):
+        (lists / "label_map.json").write_text(text)
+        with pytest.raises(UserError, match="label_map.json: not (JSON|a JSON object from labels)"):
+            read(root, lists)
 
 
 def test_labels_may_differ_from_the_map_in_case_only(lists, root):
     """As those of the real EMO-DB list do: the map says Neutral, the lists say neutral."""
     assert "Neutral" in LABEL_MAP and "neutral" not in LABEL_MAP
     assert sum(row.label == "neutral" for row in read(root, lists).utterances) == 6
-
-
-def test_lists_for_the_real_recordings(tmp_path, emodb_root):
-    names = sorted(path.stem for path in (emodb_root / "wav").glob("*.wav"))
-    label = {"W": "anger", "F": "happy", "N": "neutral", "T": "sad"}
-    spoken = [Spoken(name, label[name[5]], f"speaker_{name[:2]}") for name in names]
-    lists = write_lists(tmp_path / "data/emodb", {1: {"train": spoken[::2], "test": spoken[1::2]}})
-    corpus = read(emodb_root, lists)
-    assert len(corpus.utterances) == 339 and len({row.speaker for row in corpus.utterances}) == 10
-    assert corpus.root == emodb_root and not corpus.modified

@@ -5,8 +5,8 @@ import pytest
 import releases
 
 from ser_jax.corpora import emotass
-from ser_jax.corpora.listing import Unusable
-from ser_jax.errors import UserError
+from ser_jax.corpora.release_files import Unusable
+from ser_jax.runtime.errors import UserError
 
 LIST = "lab/ComParE2018_AtypicalAffect.tsv"
 
@@ -17,7 +17,9 @@ def read(root: Path, allow_missing: bool = False):
 
 @pytest.fixture
 def release(tmp_path) -> Path:
-    return releases.write_emotass(tmp_path, releases.emotass_rows(train=2, devel=1, test=2), seconds=0.01)
+    return releases.write_emotass(
+        tmp_path, releases.emotass_rows(train=2, devel=1, test=2), seconds=0.01
+    )
 
 
 def append(release: Path, text: str) -> int:
@@ -30,7 +32,8 @@ def test_partitions_labels_and_unknown_speakers(release):
     corpus = read(release)
     found = collections.Counter((row.split, row.label) for row in corpus.utterances)
     classes = ("angry", "happy", "neutral", "sad")
-    assert found == {("train", c): 2 for c in classes} | {("devel", c): 1 for c in classes} | {("test", ""): 2}
+    labelled = {("train", c): 2 for c in classes} | {("devel", c): 1 for c in classes}
+    assert found == labelled | {("test", ""): 2}
     assert {(row.speaker, row.session) for row in corpus.utterances} == {("", "")}
     assert corpus.protocol == "emotass-official"
     assert corpus.label_mapping == {c: c for c in classes}
@@ -48,16 +51,10 @@ def test_every_way_to_name_the_release_is_the_same_corpus(release):
 
 
 def test_another_folder_name(tmp_path):
-    release = releases.write_emotass(
-        tmp_path, releases.emotass_rows(1, 1, 0), seconds=0.01, name="ComParE2018_AtypicalAffect_v2"
-    )
+    name = "ComParE2018_AtypicalAffect_v2"
+    rows = releases.emotass_rows(1, 1, 0)
+    release = releases.write_emotass(tmp_path, rows, seconds=0.01, name=name)
     assert read(tmp_path).root == release
-
-
-def test_two_releases_are_ambiguous(release):
-    releases.write_emotass(release.parent, releases.emotass_rows(1, 1, 0), seconds=0.01, name=f"{release.name}_v2")
-    with pytest.raises(UserError, match=r"holds 2 releases \(ComParE2018_AtypicalAffect, .*_v2\); name one of them"):
-        read(release.parent)
 
 
 @pytest.mark.parametrize("row", ["test_0001.wav", "test_0001.wav\t", "test_0001.wav\t?"])
@@ -92,7 +89,7 @@ def test_a_test_part_whose_recordings_are_missing_is_none(tmp_path):
         ("train_0001.wav", "unknown label"),
         ("devel_0001.wav\t?", "unknown label"),
         ("test_0001.wav\tbored", "unknown label"),
-        ("train_0001.wav\tangry", "duplicate"),
+        ("train_0001.wav\tsad", "duplicate"),
         ("train_0009.wav\tangry\tmore", "bad line"),
         ("../train_0009.wav\tangry", "bad line"),
         ("valid_0009.wav\tangry", "bad line"),
@@ -119,30 +116,22 @@ def test_columns_may_be_more_or_in_another_order(release):
     assert read(release) == before
 
 
-@pytest.mark.parametrize("text", ["", "file_name,emotion\ntrain_0001.wav,angry\n", "train_0001.wav\tangry\n"])
+@pytest.mark.parametrize(
+    "text", ["", "file_name,emotion\ntrain_0001.wav,angry\n", "train_0001.wav\tangry\n"]
+)
 def test_a_list_without_its_columns(release, text):
     (release / LIST).write_text(text)
-    with pytest.raises(UserError, match=r"tsv: columns \[.*\]; expected \['file_name', 'emotion'\], tab-separated"):
+    with pytest.raises(
+        UserError, match=r"tsv: columns \[.*\]; expected \['file_name', 'emotion'\], tab-separated"
+    ):
         read(release)
 
 
 def test_a_folder_without_the_list(tmp_path):
-    with pytest.raises(UserError, match=r"corpus.root=.* holds no lab/ComParE2018_AtypicalAffect.tsv; expected"):
+    with pytest.raises(
+        UserError, match=r"corpus.root=.* holds no lab/ComParE2018_AtypicalAffect.tsv; expected"
+    ):
         read(tmp_path)
-
-
-def test_missing_recordings(release):
-    (release / "wav/train_0001.wav").unlink()
-    with pytest.raises(Unusable, match=r"1 of 14 listed recordings are missing .*\(wav/train_0001.wav\); complete"):
-        read(release)
-    corpus = read(release, allow_missing=True)
-    assert corpus.modified and len(corpus.utterances) == 13
-    [rejection] = corpus.rejected
-    assert (rejection.file, rejection.reason, rejection.detail) == (
-        "wav/train_0001.wav",
-        "missing",
-        f"listed in {LIST} line 2",
-    )
 
 
 def test_labels_without_recordings(release):
@@ -156,7 +145,7 @@ def test_labels_without_recordings(release):
 def test_recordings_of_train_that_the_list_lacks_are_announced(release):
     (release / "wav/train_0777.wav").touch()
     corpus = read(release)
-    assert corpus.warnings == (
-        f"emotass: 1 recordings of train and devel in wav/ are not in {LIST} and are left out (first: train_0777.wav)",
-    )
+    (warning,) = corpus.warnings
+    assert warning.startswith("emotass: 1 recording of train and devel in wav/, not in lab/")
+    assert warning.endswith("left out (first: train_0777.wav)")
     assert "wav/train_0777" not in {row.id for row in corpus.utterances}

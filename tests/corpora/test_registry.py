@@ -8,7 +8,7 @@ import releases
 import ser_jax.corpora
 from ser_jax.corpora import demo, registry
 from ser_jax.corpora.table import Corpus
-from ser_jax.errors import UserError
+from ser_jax.runtime.errors import UserError
 
 
 def read(name: str, root: Path | str, manifest: str = "manifest.csv", allow_missing: bool = False):
@@ -25,21 +25,18 @@ def write(name: str, root: Path) -> Path:
         return releases.write_emodb(root, releases.emodb_names(), seconds=0.01)
     if name == "emobox":
         spoken = emobox_release.utterances()
-        emobox_release.write_lists(root / "manifest.csv", {1: {"train": spoken[:16], "test": spoken[16:]}})
+        emobox_release.write_lists(
+            root / "manifest.csv", {1: {"train": spoken[:16], "test": spoken[16:]}}
+        )
         return emobox_release.write_recordings(root, spoken)
     return releases.write_manifest(root, releases.manifest_rows(2, 1), seconds=0.01).parent
 
 
 @pytest.mark.parametrize("name", ["iemocap", "emotass", "emobox", "emodb", "manifest"])
-def test_the_name_chooses_the_reader(tmp_path, name):
-    corpus = read(name, write(name, tmp_path))
-    assert corpus.name == name and corpus.utterances
-
-
-@pytest.mark.parametrize("name", ["iemocap", "emotass", "emobox", "emodb", "manifest"])
-def test_missing_recordings_are_allowed_on_request(tmp_path, name):
+def test_the_name_chooses_the_reader_and_missing_recordings_are_allowed(tmp_path, name):
     root = write(name, tmp_path)
     corpus = read(name, root)
+    assert corpus.name == name and corpus.utterances
     path = corpus.path(corpus.utterances[0])
     path.unlink()
     path.symlink_to(path.with_name("nothing"))
@@ -48,52 +45,40 @@ def test_missing_recordings_are_allowed_on_request(tmp_path, name):
     assert read(name, root, allow_missing=True).modified
 
 
-def test_the_name_of_the_manifest_is_passed_on(tmp_path):
-    releases.write_manifest(tmp_path, releases.manifest_rows(1, 1), name="mine.csv", seconds=0.01)
-    assert len(read("manifest", tmp_path, manifest="mine.csv").utterances) == 4
-
-
 def test_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     release = write("emodb", tmp_path)
     assert read("emodb", "~/emodb").root == release
 
 
-@pytest.mark.parametrize("root", ["", "given"])
-def test_the_demo_corpus_needs_no_root(monkeypatch, root):
-    asked = []
+def test_the_demo_corpus_needs_no_root(monkeypatch):
+    roots = []
     corpus = Corpus("demo", Path(), (), "demo-speaker", {})
-    monkeypatch.setattr(demo, "read", lambda folder: asked.append(folder) or corpus)
-    assert read("demo", root) is corpus
-    assert asked == [Path(root) if root else None]
+    monkeypatch.setattr(demo, "read", lambda folder: roots.append(folder) or corpus)
+    assert read("demo", "") is read("demo", "given") is corpus
+    assert roots == [None, Path("given")]
 
 
-@pytest.mark.parametrize("name", ["emodb", "emobox", "manifest"])
-def test_a_published_database_is_read_by_its_own_reader_only(name):
-    with pytest.raises(UserError) as error:
-        read(name, "audb:emodb==1.4.1")
-    assert str(error.value) == "corpus.root=audb:emodb==1.4.1 is an audformat database; set corpus.name=audformat"
-
-
-def test_an_unknown_name_lists_the_known(tmp_path):
-    with pytest.raises(UserError) as error:
-        read("ravdess", tmp_path)
-    assert str(error.value) == (
-        "corpus.name='ravdess' is unknown; known: audformat, demo, emobox, emodb, emotass, iemocap, manifest"
-    )
-
-
-@pytest.mark.parametrize("name", ["iemocap", "emotass", "emobox", "emodb", "manifest"])
-def test_an_empty_root(name):
-    with pytest.raises(UserError, match=f"corpus.root is empty; set it to the folder of the {name} release"):
-        read(name, "")
-
-
-@pytest.mark.parametrize("root", ["nowhere", "file", "nul\0"])
-def test_a_root_that_is_no_folder(tmp_path, root):
+def test_refusals(tmp_path):
+    """An unknown name, a database for another reader, an empty root, roots that are no folder."""
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is not a folder; set it to the folder of the emodb release"):
-        read("emodb", tmp_path / root)
+    audb = "corpus.root=audb:emodb==1.4.1 is an audformat database; set corpus.name=audformat"
+    known = f"known: {', '.join(sorted(registry.READERS))}"
+    cases = [("timit", "", f"corpus.name='timit' is unknown; {known}")]
+    near = "did you mean ravdess?"
+    cases += [("RAVDES", "", f"corpus.name='RAVDES' is unknown; {near} {known}")]
+    for name in set(registry.READERS) - {"demo"}:
+        remedy = f"set it to the folder of the {name} release"
+        cases.append((name, "", f"corpus.root is empty; {remedy}"))
+        for root in ("nowhere", "file", "nul\0", "x" * 300, "~nobody-of-this-name/x", "x/" * 3000):
+            path = root if root.startswith("~") else f"{tmp_path}/{root}"
+            cases.append((name, path, f"corpus.root={path} is not a folder; {remedy}"))
+        if name != "audformat":
+            cases.append((name, "audb:emodb==1.4.1", audb))
+    for name, root, sentence in cases:
+        with pytest.raises(UserError) as error:
+            read(name, root)
+        assert str(error.value) == sentence
 
 
 def test_the_readers_import_neither_jax_nor_pandas():

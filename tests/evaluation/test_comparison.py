@@ -1,4 +1,4 @@
-"""The paired comparison: by hand, against loops over every swap, and by what must hold for any two systems."""
+"""The paired comparison: by hand, against loops over every swap and SciPy, and its properties."""
 
 import dataclasses
 import itertools
@@ -12,9 +12,10 @@ from hypothesis import strategies
 from scipy import stats
 
 from ser_jax import metrics
-from ser_jax.evaluation import comparison, intervals
+from ser_jax.evaluation import comparison
+from ser_jax.evaluation.intervals import Units, count_units
 from ser_jax.evaluation.predictions import Prediction
-from ser_jax.evaluation.units import Units, count_units
+from ser_jax.runtime.errors import UserError
 
 WEAK = 0.2
 
@@ -36,14 +37,15 @@ def loop_means(rows: Sequence[Prediction]) -> np.ndarray:
     numbers = {name: k for k, name in enumerate(scored.CLASSES)}
     found = []
     for seed in sorted({row.seed for row in rows}):
-        pairs = np.array([(numbers[row.label], numbers[row.prediction]) for row in rows if row.seed == seed]).T
+        part = [row for row in rows if row.seed == seed]
+        pairs = np.array([(numbers[row.label], numbers[row.prediction]) for row in part]).T
         confusion = metrics.confusion_matrix(pairs[0], pairs[1], len(numbers))
         found.append((metrics.unweighted_accuracy(confusion), metrics.weighted_accuracy(confusion)))
     return np.mean(found, axis=0)
 
 
 def test_by_hand():
-    # Of 5 speakers with 4 examples the first system has 3, 3, 3, 3, 2 right, the second 2, 2, 2, 2, 2.
+    # Of the 4 examples of each of 5 speakers.
     found = comparison.compare([from_hits([3, 3, 3, 3, 2], 4), from_hits([2, 2, 2, 2, 2], 4)])
     assert (found.kind, found.units, found.flips, found.exact) == ("speaker", 5, 32, True)
     (pair,) = found.pairs
@@ -54,8 +56,8 @@ def test_by_hand():
 
 
 def test_every_swap_against_a_loop_over_rows():
-    """The definition itself: rows of whole speakers change hands, everything is pooled and scored anew."""
-    first, second = scored.make_rows(0, speakers=5, skill=0.7), scored.make_rows(1, speakers=5, skill=0.2)
+    """The definition itself: rows of whole speakers are swapped, pooled and scored again."""
+    first, second = (scored.make_rows(k, speakers=5, skill=(0.7, 0.2)[k]) for k in range(2))
     (pair,) = comparison.compare([counted(first), counted(second)]).pairs
     found = loop_means(first) - loop_means(second)
     np.testing.assert_allclose([pair.ua.effect, pair.wa.effect], found, rtol=1e-9)
@@ -70,7 +72,8 @@ def test_every_swap_against_a_loop_over_rows():
 
 
 def test_different_numbers_of_seeds_are_averaged():
-    first, second = scored.make_rows(2, seeds=(0, 1, 2)), scored.make_rows(3, seeds=(5,), skill=WEAK)
+    first = scored.make_rows(2, seeds=(0, 1, 2))
+    second = scored.make_rows(3, seeds=(5,), skill=WEAK)
     (pair,) = comparison.compare([counted(first), counted(second)]).pairs
     found = loop_means(first) - loop_means(second)
     np.testing.assert_allclose([pair.ua.effect, pair.wa.effect], found, rtol=1e-9)
@@ -79,20 +82,35 @@ def test_different_numbers_of_seeds_are_averaged():
     assert again.ua.p == pair.ua.p and again.ua.effect == pytest.approx(pair.ua.effect)
 
 
-@pytest.mark.parametrize("have_the_last_class", [6, 1])
+@pytest.mark.parametrize("have_the_last_class", [6, 2])
 def test_intervals_against_a_plain_loop(have_the_last_class):
-    """If one speaker has a class, a third of the draws lacks it: their UA is over the others, for both systems."""
     systems = [counted(scored.make_rows(4)), counted(scored.make_rows(5, seeds=(0,), skill=WEAK))]
     for system in systems:
         system.counts[have_the_last_class:, :, -1] = 0
     (pair,) = comparison.compare(systems).pairs
-    draws = np.random.default_rng(intervals.GENERATOR_SEED).integers(0, 6, (intervals.RESAMPLES, 6))
-    scores = []
+    left_out = []
     for system in systems:
-        found = metrics.scores(np.stack([sum(system.counts[speaker] for speaker in draw) for draw in draws]))
-        scores.append([found.ua.mean(axis=1), found.wa.mean(axis=1)])
-    expected = np.quantile(np.subtract(*scores), [0.025, 0.975], axis=1).T
+        pooled = [np.delete(system.counts, unit, axis=0).sum(axis=0) for unit in range(6)]
+        found = metrics.scores(np.stack(pooled))
+        left_out.append([found.ua.mean(axis=1), found.wa.mean(axis=1)])
+    error = np.sqrt(5 * np.var(np.subtract(*left_out), axis=1))
+    effects = np.array([pair.ua.effect, pair.wa.effect])
+    expected = effects[:, None] + np.outer(error, stats.t.ppf([0.025, 0.975], 5))
     np.testing.assert_allclose([pair.ua.ci95, pair.wa.ci95], expected, rtol=1e-9)
+
+
+def test_runs_by_session_are_compared_by_session():
+    """Also one that was made before sessions were stored, and the interval stays within ±1."""
+    rows = [scored.make_rows(k, speakers=10, skill=(0.5, 0.1)[k]) for k in range(2)]
+    sessions = {row.id: f"S{int(row.speaker[1:]) // 2}" for row in rows[0]}
+    new = dataclasses.replace(scored.finished("new", rows=rows[0]), sessions=sessions)
+    (group,) = comparison.group_runs([scored.finished("old", rows=rows[1]), new])
+    assert group.test is not None
+    assert (group.test.kind, group.test.units, group.test.flips) == ("session", 5, 32)
+    (group,) = comparison.group_runs([scored.finished("a", 0), scored.finished("b", 1)])
+    assert group.test is not None and group.test.kind == "speaker"
+    one = [from_hits([3], 4), from_hits([1], 4)]
+    assert comparison.compare(one).pairs[0].ua.ci95 == [-1, 1], "one unit tells nothing"
 
 
 def test_permutations_against_scipy():
@@ -100,7 +118,8 @@ def test_permutations_against_scipy():
     found, flips, exact = comparison.permutation_test(gaps)
     assert (flips, exact) == (256, True)
     for p, row in zip(found, gaps, strict=True):
-        expected = stats.permutation_test((row,), np.sum, permutation_type="samples", n_resamples=256)
+        options = {"permutation_type": "samples", "n_resamples": 256}
+        expected = stats.permutation_test((row,), np.sum, **options)
         assert p == pytest.approx(expected.pvalue)
 
 
@@ -117,7 +136,8 @@ def test_many_units_are_swapped_at_random():
     gaps = np.random.default_rng(7).normal(0.35, 1, (2, 14))
     exact, flips, complete = comparison.permutation_test(gaps)
     assert (flips, complete) == (2**14, True)
-    more = np.hstack([gaps, np.zeros((2, 1))])  # a unit that changes nothing, but makes too many swaps
+    # One more unit, which changes nothing but makes too many swaps.
+    more = np.hstack([gaps, np.zeros((2, 1))])
     drawn, flips, complete = comparison.permutation_test(more)
     assert (flips, complete) == (10_000, False)
     np.testing.assert_allclose(drawn, exact, atol=4 * np.sqrt(0.25 / 10_000))
@@ -128,13 +148,13 @@ def test_many_units_are_swapped_at_random():
 def test_swaps_in_batches_are_the_same(monkeypatch):
     gaps = np.random.default_rng(8).normal(0.3, 1, (2, 8))
     whole = comparison.permutation_test(gaps)[0]
-    monkeypatch.setattr(intervals, "MOST_DRAWN_AT_ONCE", 100)
+    monkeypatch.setattr(comparison, "MOST_FLIPPED_AT_ONCE", 100)
     np.testing.assert_array_equal(comparison.permutation_test(gaps)[0], whole)
 
 
 @pytest.mark.parametrize("units", [8, 20])
 def test_p_is_uniform_where_nothing_differs(units):
-    """No more than a share α of the comparisons of equals has p ≤ α, and not much less."""
+    """No more than a fraction α of the comparisons of equals has p ≤ α, and not much less."""
     gaps = np.random.default_rng(9).normal(size=(800, units))
     p = comparison.permutation_test(gaps)[0]
     for level in (0.05, 0.2, 0.5, 0.8):
@@ -146,18 +166,26 @@ def test_equals_are_seldom_found_to_differ():
     """The same from predictions on: two systems of the same skill."""
     p = []
     for number in range(100):
-        systems = [counted(scored.make_rows(2 * number + k, per_speaker=30, seeds=(0,))) for k in range(2)]
+        systems = [
+            counted(scored.make_rows(2 * number + k, per_speaker=30, seeds=(0,))) for k in range(2)
+        ]
         p.append(comparison.compare(systems).pairs[0].wa.p)
     assert np.mean(np.array(p) <= 0.1) <= 0.1 + 3 * np.sqrt(0.09 / 100)
-    assert 0.4 < np.mean(p) < 0.65, "a little above a half, for differences of counts are often equal"
+    assert 0.4 < np.mean(p) < 0.65, (
+        "a little above a half, for differences of counts are often equal"
+    )
 
 
-@hypothesis.given(strategies.integers(0, 10**6), strategies.integers(2, 16), strategies.integers(1, 3))
+@hypothesis.given(
+    strategies.integers(0, 10**6), strategies.integers(2, 16), strategies.integers(1, 3)
+)
 @hypothesis.settings(max_examples=25, deadline=None)
 def test_changing_places_turns_the_sign_and_nothing_else(seed, speakers, seeds):
-    first = counted(scored.make_rows(seed, speakers=speakers, per_speaker=5, seeds=range(seeds)))
-    second = counted(scored.make_rows(seed + 1, speakers=speakers, per_speaker=5, seeds=(0,), skill=WEAK))
-    (there,), (back,) = (comparison.compare(pair).pairs for pair in ([first, second], [second, first]))
+    same = {"speakers": speakers, "per_speaker": 5}
+    first = counted(scored.make_rows(seed, seeds=range(seeds), **same))
+    second = counted(scored.make_rows(seed + 1, seeds=(0,), skill=WEAK, **same))
+    (there,) = comparison.compare([first, second]).pairs
+    (back,) = comparison.compare([second, first]).pairs
     for ours, theirs in ((there.ua, back.ua), (there.wa, back.wa)):
         assert theirs.effect == -ours.effect and theirs.p == ours.p
         np.testing.assert_allclose(theirs.ci95, [-ours.ci95[1], -ours.ci95[0]], atol=1e-12)
@@ -173,7 +201,8 @@ def test_a_system_does_not_differ_from_itself(speakers):
 
 
 def test_every_pair_is_corrected():
-    systems = [counted(scored.make_rows(11 + k, skill=skill)) for k, skill in enumerate((0.8, 0.5, 0.1))]
+    skills = enumerate((0.8, 0.5, 0.1))
+    systems = [counted(scored.make_rows(11 + k, skill=skill)) for k, skill in skills]
     found = comparison.compare(systems)
     assert [(pair.first, pair.second) for pair in found.pairs] == [(0, 1), (0, 2), (1, 2)]
     for score in ("ua", "wa"):
@@ -186,31 +215,53 @@ def test_every_pair_is_corrected():
 
 
 def test_holm_by_hand():
-    assert comparison.holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    found = comparison.holm(np.array([0.01, 0.04, 0.03])).tolist()
+    assert found == pytest.approx([0.03, 0.06, 0.06])
     assert comparison.holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
     assert comparison.holm(np.array([0.2])).tolist() == [0.2]
 
 
-def test_few_speakers_are_swapped_by_utterance_and_it_says_so():
-    many, few = (
-        comparison.compare([counted(scored.make_rows(k, speakers=speakers)) for k in range(2)]) for speakers in (5, 4)
-    )
-    assert (many.kind, many.units, many.note) == ("speaker", 5, None)
-    assert (few.kind, few.units, few.note) == ("utterance", 36, "by utterance, too optimistic")
-    assert not few.exact
-
-
-@pytest.mark.parametrize("place", [(0, 0, 0, 0), (5, 1, 2, 1)], ids=["in the first seed", "in the last"])
-def test_another_example_is_refused(place):
-    system = counted(scored.make_rows(0))
-    other = system.counts.copy()
-    other[place] += 1
-    with pytest.raises(ValueError, match="not tested on the same utterances"):
-        comparison.compare([system, Units("speaker", other)])
-
-
-def test_other_units_are_refused():
-    system = counted(scored.make_rows(0))
-    for other in (Units("speaker", system.counts[1:]), Units("utterance", system.counts)):
+def test_other_examples_and_units_are_refused():
+    kind, counts = counted(scored.make_rows(0))
+    first, last = counts.copy(), counts.copy()
+    first[0, 0, 0, 0] += 1
+    last[5, 1, 2, 1] += 1
+    for other in ((kind, first), (kind, last), (kind, counts[1:]), ("utterance", counts)):
         with pytest.raises(ValueError, match="not tested on the same utterances"):
-            comparison.compare([system, other])
+            comparison.compare([Units(kind, counts), Units(*other)])
+
+
+def test_runs_of_one_protocol_and_recordings_form_a_group():
+    runs = [
+        scored.finished("a", 0),
+        scored.finished("b", 1, protocol_sha256="facade" * 10),
+        scored.finished("lost", rows=[], runs=scored.DIVERGED),
+        scored.finished("c", 2),
+        scored.finished("d", 3, corpus_sha256="beaded" * 10),
+    ]
+    found = comparison.group_runs(runs)
+    names = [[run.name for run in group.runs] for group in found]
+    assert names == [["a", "lost", "c"], ["b"], ["d"]]
+    assert [run.name for run in found[0].tested] == ["a", "c"], "a run without scores is left out"
+    assert found[0].test is not None and len(found[0].test.pairs) == 1
+    assert found[1].test is found[2].test is None
+
+
+def test_other_utterances_under_the_same_hashes_are_refused_with_their_counts():
+    fewer = [row for row in scored.make_rows(1) if row.fold != "f0"]
+    with pytest.raises(UserError) as caught:
+        comparison.group_runs([scored.finished("a", 0), scored.finished("b", rows=fewer)])
+    message = str(caught.value)
+    assert "54 utterances, b on 45 (9 only in the first, 0 only in the second)" in message
+    assert "--config.protocol.folds" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("id", "x"), ("label", "happy"), ("speaker", "s1"), ("fold", "f1")]
+)
+def test_every_field_of_the_truth_must_agree(field, value):
+    rows = scored.make_rows(1, seeds=(0,))
+    rows[0] = dataclasses.replace(rows[0], **{field: value})
+    message = r"54 utterances, b on 54 \(1 only in the first, 1 only in the second\)"
+    with pytest.raises(UserError, match=message):
+        comparison.group_runs([scored.finished("a", 0), scored.finished("b", rows=rows)])

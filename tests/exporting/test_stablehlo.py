@@ -12,7 +12,8 @@ from ser_jax.exporting.program import make_members, named
 
 
 @pytest.mark.parametrize(
-    ("system", "inputs"), [("plain_crnn", ["waves", "lengths"]), ("hsf_crnn", ["waves", "lengths", "functionals"])]
+    ("system", "inputs"),
+    [("plain_crnn", ["waves", "lengths"]), ("hsf_crnn", ["waves", "lengths", "functionals"])],
 )
 def test_what_is_in_the_file(tmp_path, system, inputs):
     found = untrained.make(system, 2)
@@ -36,7 +37,13 @@ def test_what_is_in_the_file(tmp_path, system, inputs):
 def test_names_of_weights_are_paths_in_the_model():
     found = untrained.make("hsf_crnn", 1)
     names = set(named(make_members(found.models)))
-    assert {"params/crnn/lstm_kernel", "params/softmax/bias", "statistics/hsf_mean", "centre", "temperature"} <= names
+    assert {
+        "params/crnn/lstm_kernel",
+        "params/softmax/bias",
+        "statistics/hsf_mean",
+        "centre",
+        "temperature",
+    } <= names
 
 
 def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
@@ -48,4 +55,6 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
     found = untrained.make("plain_crnn", 1)
     with pytest.raises(KeyboardInterrupt):
         stablehlo.write(tmp_path / "a", found, make_members(found.models), {})
-    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (
+        tmp_path / "a"
+    ).read_text() == "before"

@@ -1,4 +1,4 @@
-"""A node of the cluster is lost in the middle of an extraction: nothing else is, and no recording is blamed."""
+"""A node is lost in the middle of an extraction: nothing else is, and no recording is blamed."""
 
 import contextlib
 
@@ -11,10 +11,11 @@ pytest.importorskip("ray")
 import ray_nodes
 
 from ser_jax.config import get_config
-from ser_jax.features import ray_cluster, ray_extract, store
+from ser_jax.features import ray_extraction, store
+from ser_jax.features.extraction import Item, extract_one
 from ser_jax.features.header import content_sha256
-from ser_jax.features.item import Item, extract_one
 from ser_jax.features.logmel import LogMelSettings
+from ser_jax.runtime import ray_workers
 
 FEATURES = get_config().features
 SETTINGS = LogMelSettings(**{name: FEATURES[name] for name in LogMelSettings.__dataclass_fields__})
@@ -32,10 +33,14 @@ def test_a_node_is_lost(tmp_path, monkeypatch):
         path = tmp_path / f"{number:02d}.wav"
         soundfile.write(path, 0.1 * rng.standard_normal(8000), 16000)
         items.append(make_item(path))
-    monkeypatch.setattr(ray_extract, "_MOST_BYTES", 1.0)  # one recording at a time: something is left to do
+    # One recording at a time: something is left to do.
+    monkeypatch.setattr(ray_extraction, "_MOST_BYTES", 1.0)
     found, lost = {}, []
-    with contextlib.closing(ray_nodes.start()) as nodes, ray_cluster.joined(nodes.address) as cluster:
-        engine = ray_extract.RayEngine(cluster)
+    with (
+        contextlib.closing(ray_nodes.start()) as nodes,
+        ray_workers.joined(nodes.address) as cluster,
+    ):
+        engine = ray_extraction.RayEngine(cluster)
         for item, error in engine(items, store.FeatureStore(tmp_path / "ray"), SETTINGS, 9.0):
             found[item.name] = error
             if len(found) == 4:

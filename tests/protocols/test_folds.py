@@ -1,22 +1,29 @@
-"""Fold rules: by hand, no shared speaker between test and the rest, and every refusal with its sentence."""
+"""Rules for folds: by hand, as properties, and every refusal."""
 
 import collections
+import dataclasses
+import warnings
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from ser_jax.corpora.table import GivenFold, Utterance
-from ser_jax.errors import UserError
 from ser_jax.protocols import folds
+from ser_jax.protocols.folds import spread
+from ser_jax.runtime.errors import UserError
 
 
 def spoken(*rows: str) -> list[Utterance]:
-    """Makes utterances from "speaker label split session" ("_" where empty; the end may be left out)."""
+    """Makes utterances from "speaker label split session" ("_" where empty; the end may be left
+    out)."""
     fields = ("speaker", "label", "split", "session")
     cells = [[cell.replace("_", "") for cell in row.split()] for row in rows]
     return [
-        Utterance(f"u{n:04}", f"u{n:04}.wav", **dict(zip(fields, row, strict=False))) for n, row in enumerate(cells)
+        Utterance(f"u{n:04}", f"u{n:04}.wav", **dict(zip(fields, row, strict=False)))
+        for n, row in enumerate(cells)
     ]
 
 
@@ -32,15 +39,18 @@ def test_leave_one_speaker_out_by_hand():
     assert rule == "the speaker after the test speaker in sorted order, cyclic"
 
 
-def test_leave_one_session_out_by_hand():
-    made, rule = folds.leave_one_out(spoken("x _ _ S2", "y _ _ S1", "x _ _ S3", "z _ _ S2"), "session")
-    assert [(fold.name, fold.parts) for fold in made] == [("S1", "vetv"), ("S2", "etve"), ("S3", "tvet")]
-    assert rule == "the session after the test session in sorted order, cyclic"
-
-
-def test_rows_of_a_part():
-    (fold, *_), _ = folds.leave_one_out(spoken("b", "a", "d", "c", "a"), "speaker")
-    assert fold.test.tolist() == [1, 4] and fold.validation.tolist() == [0] and fold.train.tolist() == [2, 3]
+def test_partners_of_the_test_speaker_are_in_no_part():
+    """Speakers a and b in session S1, c and d in S2, e in S3; the next session validates."""
+    rows = spoken("b x _ S1", "a x _ S1", "d x _ S2", "c x _ S2", "e x _ S3")
+    made, rule = folds.leave_one_out_alone(rows)
+    assert [(fold.name, fold.parts) for fold in made] == [
+        ("a", "-evvt"),
+        ("b", "e-vvt"),
+        ("c", "tt-ev"),
+        ("d", "tte-v"),
+        ("e", "vvtte"),
+    ]
+    assert "other speakers of the test session are in no part" in rule
 
 
 @settings(deadline=None, max_examples=60)
@@ -55,7 +65,9 @@ def test_no_speaker_is_on_both_sides(speakers):
     made, _ = folds.leave_one_out(utterances, "speaker")
     assert [fold.name for fold in made] == names
     for number, fold in enumerate(made):
-        groups = [{speakers[row] for row in rows} for rows in (fold.test, fold.validation, fold.train)]
+        groups = [
+            {speakers[row] for row in rows} for rows in (fold.test, fold.validation, fold.train)
+        ]
         assert groups[0] == {names[number]} and groups[1] == {names[(number + 1) % len(names)]}
         assert groups[2] == set(names) - groups[0] - groups[1]
     tested = collections.Counter(row for fold in made for row in fold.test)
@@ -65,10 +77,7 @@ def test_no_speaker_is_on_both_sides(speakers):
 @pytest.mark.parametrize(
     ("speakers", "sentence"),
     [
-        (
-            ["a"],
-            r"has 1 speaker \(a\); leaving one out needs at least 3: one to test, one to validate, one to train on",
-        ),
+        (["a"], r"has 1 speaker \(a\); leaving one out needs at least 3: one to test, one to v"),
         (["a", "b", "a"], r"has 2 speakers \(a, b\); leaving one out needs at least 3"),
         (["a", "_", "b", "c", "_"], r"2 of 5 utterances have no speaker"),
     ],
@@ -100,7 +109,9 @@ def test_given_split(rows, name, after_train, rule):
     (fold,), found = folds.given_split(spoken(*rows))
     assert (fold.name, fold.parts[len(TRAIN) :], found) == (name, after_train, rule)
     validation = fold.parts[: len(TRAIN)]
-    assert collections.Counter(validation) == ({"t": 8} if rule == folds.OFFICIAL else {"t": 6, "v": 2})
+    assert collections.Counter(validation) == (
+        {"t": 8} if rule == folds.OFFICIAL else {"t": 6, "v": 2}
+    )
     if rule == folds.STRATIFIED:
         assert {TRAIN[row] for row in range(8) if validation[row] == "v"} == set(TRAIN)
 
@@ -127,7 +138,8 @@ def test_training_rows_without_a_label_are_unused():
 )
 def test_partitions_that_make_no_protocol(rows, tested, partitions):
     with pytest.raises(
-        UserError, match=f"labels for the partitions {partitions}; a protocol by split needs train, and"
+        UserError,
+        match=f"labels for the partitions {partitions}; a protocol by split needs train, and",
     ):
         folds.given_split(spoken(*rows), tested)
 
@@ -168,7 +180,7 @@ def test_stratified_where_speakers_are_few_or_unknown(speakers):
 @settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.sampled_from("wxyz"), st.integers(1, 90), min_size=1))
 def test_stratified_share(counts):
-    """15 % of each class, at least one, drawn the same way every time and not just the first ones."""
+    """15 % of each class, at least one, drawn the same way every time."""
     rows = [f"_ {label}" for label, count in counts.items() for _ in range(count)]
     (fold,), _ = folds.final(spoken(*rows))
     found = collections.Counter(rows[row].split()[1] for row in fold.validation)
@@ -178,9 +190,39 @@ def test_stratified_share(counts):
 
 
 def test_stratified_rows_are_pinned():
-    """A change here changes the hash of every such protocol: old run directories become other protocols."""
+    """A change here changes the hash of every such protocol."""
     (fold,), _ = folds.final(spoken(*["_ x"] * 20))
     assert fold.validation.tolist() == [6, 8, 19]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("xyz")), min_size=1, max_size=60))
+def test_recordings_without_known_speakers_are_kept_whole(spans):
+    """Where every class is in several of them; else utterances are drawn, as before there were
+    spans, and the folds say so."""
+    rows = [Utterance(f"{n}", f"{file}.wav", label=k) for n, (file, k) in enumerate(spans)]
+    (fold,), rule = folds.final(rows)
+    files = [{rows[row].file for row in part} for part in (fold.train, fold.validation)]
+    of_class = collections.defaultdict(set)
+    for row in rows:
+        of_class[row.label].add(row.file)
+    if len({row.file for row in rows}) < len(rows) and min(map(len, of_class.values())) > 1:
+        assert rule == folds.STRATIFIED_RECORDINGS
+        assert all(files) and not files[0] & files[1]
+        assert {rows[row].label for row in fold.train} == set(of_class)
+    else:
+        alone = [dataclasses.replace(row, file=row.id) for row in rows]
+        assert ((fold,), rule) == folds.final(alone) and rule == folds.STRATIFIED
+
+
+def test_recordings_that_fit_into_the_share_are_drawn_first():
+    """Of 40 spans 15 % are 6: the recordings of 30 and 7 do not fit, that of 3 does."""
+    files = ["long"] * 30 + ["middle"] * 7 + ["short"] * 3
+    rows = [Utterance(f"{n:02}", file, label="x") for n, file in enumerate(files)]
+    (fold,), _ = folds.final(rows)
+    assert {rows[row].file for row in fold.validation} == {"short"}
+    (fold,), _ = folds.final(rows[:37])
+    assert {rows[row].file for row in fold.validation} == {"middle"}, "the smallest if none fits"
 
 
 def test_final_leaves_unlabelled_rows_unused():
@@ -193,18 +235,20 @@ def test_final_without_any_label():
         folds.final(spoken(*WITHHELD))
 
 
-# --- k folds ----------------------------------------------------------------------------------------------------------
+# --- k folds
 
 
 def test_three_folds_by_hand():
-    """Four utterances of a, two of b, one each of c and d, one class: a | b | c and d; the next fold validates."""
+    """One class: a (4) | b (2) | c (1) and d (1); the next fold validates."""
     made, rule = folds.grouped(spoken(*"aaaabbcd"), "speaker", 3)
     assert [(fold.name, fold.parts) for fold in made] == [
         ("1of3", "eeeevvtt"),
         ("2of3", "tttteevv"),
         ("3of3", "vvvvttee"),
     ]
-    assert rule == "the fold after the test fold, cyclic; all utterances of a speaker are in one fold"
+    assert (
+        rule == "the fold after the test fold, cyclic; all utterances of a speaker are in one fold"
+    )
 
 
 def test_sessions_are_kept_together_just_so():
@@ -214,30 +258,36 @@ def test_sessions_are_kept_together_just_so():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xyz")), min_size=1, max_size=60),
+    st.lists(
+        st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xyz")), min_size=1, max_size=60
+    ),
     st.integers(3, 9),
 )
 def test_every_group_is_in_one_test_fold(rows, k):
-    utterances = [Utterance(f"{n}", "", speaker=speaker, label=label) for n, (speaker, label) in enumerate(rows)]
+    utterances = [
+        Utterance(f"{n}", "", speaker=speaker, label=label)
+        for n, (speaker, label) in enumerate(rows)
+    ]
     names = [speaker for speaker, _ in rows]
     if len(set(names)) < k:
-        with pytest.raises(UserError, match=f"has {len(set(names))} speakers for {k} folds, and every fold needs one"):
+        with pytest.raises(UserError, match=f"has {len(set(names))} speakers for {k} folds, and e"):
             folds.grouped(utterances, "speaker", k)
         return
     made, _ = folds.grouped(utterances, "speaker", k)
     assert [fold.name for fold in made] == [f"{n}of{k}" for n in range(1, k + 1)]
     tested = [{names[row] for row in fold.test} for fold in made]
-    assert all(tested) and sum(map(len, tested)) == len(set(names)), "each group once, each fold at least one"
+    assert all(tested) and sum(map(len, tested)) == len(set(names)), "each group once"
     for number, fold in enumerate(made):
-        assert {names[row] for row in fold.validation} == tested[(number + 1) % k]
-        assert {names[row] for row in fold.train} == set(names) - tested[number] - tested[(number + 1) % k]
+        after = tested[(number + 1) % k]
+        assert {names[row] for row in fold.validation} == after
+        assert {names[row] for row in fold.train} == set(names) - tested[number] - after
 
 
 @pytest.mark.parametrize(
     ("speakers", "k", "sentence"),
     [
-        ("abc", 2, r"2 folds leave nothing to train on: choose at least 3 \(test, validate, train\)"),
-        ("abab", 3, "has 2 speakers for 3 folds, and every fold needs one; choose a protocol of at most 2 folds"),
+        ("abc", 2, r"2 folds leave nothing to train on: choose at least 3 \(test, validate, train"),
+        ("abab", 3, "has 2 speakers for 3 folds, and every fold needs one; .* at most 2 folds"),
         ("abc_", 3, "1 of 4 utterances have no speaker"),
     ],
 )
@@ -246,19 +296,23 @@ def test_k_folds_that_cannot_be_made(speakers, k, sentence):
         folds.grouped(spoken(*speakers), "speaker", k)
 
 
-# --- The epoch count of another fold ----------------------------------------------------------------------------------
+# --- The epoch count of another fold
 
 
-@pytest.mark.parametrize(("test", "letters"), [(TEST, "ee"), (WITHHELD, "eee"), (TEST[:1] + WITHHELD, "eeee")])
+@pytest.mark.parametrize(
+    ("test", "letters"), [(TEST, "ee"), (WITHHELD, "eee"), (TEST[:1] + WITHHELD, "eeee")]
+)
 def test_official_partitions(test, letters):
-    """Train → devel chooses the epoch with a share of train; then train and devel → test, labelled or not."""
+    """Train → devel chooses the epoch; then train and devel → test, labelled or not."""
     (devel, tested), rule = folds.official(spoken(*TRAIN, *DEVEL, *test))
-    assert (devel.name, devel.epochs_from, tested.name, tested.epochs_from) == ("devel", "", "test", "devel")
+    names = [(fold.name, fold.epochs_from) for fold in (devel, tested)]
+    assert names == [("devel", ""), ("test", "devel")]
     assert devel.parts == folds.given_split(spoken(*TRAIN, *DEVEL, *test), "devel")[0][0].parts
     assert tested.parts == "t" * 10 + letters
     assert rule == f"fold devel: {folds.STRATIFIED}; fold test: none"
-    assert folds.refit_rule((devel, tested)) == (
-        "fold test trains for as many epochs as fold devel with the same seed had at its best"
+    assert (
+        folds.refit_rule((devel, tested))
+        == "fold test trains for as many epochs as fold devel with the same seed had at its best"
     )
 
 
@@ -286,36 +340,92 @@ def test_partitions_that_make_no_official_protocol(rows, sentence):
         folds.official(spoken(*rows))
 
 
-# --- Published folds --------------------------------------------------------------------------------------------------
+# --- Published folds
 
 
 def given_fold(name: str, letters: str) -> GivenFold:
-    """Makes a published fold of u0000, u0001… from letters: t(rain), v(alidation), (t)e(st), - (not in it)."""
+    """Makes a fold of u0000… from letters: t(rain), v(alidation), (t)e(st), - (not in it)."""
     words = {"t": "train", "v": "devel", "e": "test"}
-    return GivenFold(name, {f"u{n:04}": words[letter] for n, letter in enumerate(letters) if letter in words})
+    splits = {f"u{n:04}": words[part] for n, part in enumerate(letters) if part in words}
+    return GivenFold(name, splits)
 
 
 def test_published_folds_by_hand():
-    rows = spoken(*["_ x"] * 6)
-    made, rule = folds.published(rows, [given_fold("fold_1", "ttvee-"), given_fold("fold_2", "eetttv")])
-    assert [(fold.name, fold.parts) for fold in made] == [("fold_1", "ttvee-"), ("fold_2", "eetttv")]
+    expected = [("fold_1", "ttvee-"), ("fold_2", "eetttv")]
+    made, rule = folds.published(spoken(*["_ x"] * 6), [given_fold(*fold) for fold in expected])
+    assert [(fold.name, fold.parts) for fold in made] == expected
     assert rule == "the published validation list"
 
 
 def test_without_a_validation_list_a_share_of_the_training_list_validates():
     """Whole speakers where they are known: every third of three, so the first."""
     rows = spoken(*(f"{speaker} {label}" for speaker in "bacd" for label in "xy"))
-    (first, second), rule = folds.published(rows, [given_fold("one", "ttttttee"), given_fold("two", "teevttet")])
+    (first, second), rule = folds.published(
+        rows, [given_fold("one", "ttttttee"), given_fold("two", "teevttet")]
+    )
     assert (first.parts, second.parts) == ("ttvvttee", "teevttet")
-    assert rule == "every 3th speaker in sorted order, starting with the first; the published validation list"
-
-
-def test_utterances_that_a_published_fold_does_not_name_are_unused():
-    (fold,), _ = folds.published(spoken(*["_ x"] * 5), [given_fold("one", "tve")])
-    assert fold.parts == "tve--"
+    assert rule == f"{folds.HELD_OUT_GROUPS.format(step=3, group='speaker')}; {folds.PUBLISHED}"
 
 
 @pytest.mark.parametrize("letters", ["ttt-", "-vee", "----"])
 def test_a_published_fold_needs_both_lists(letters):
-    with pytest.raises(UserError, match="fold_7: no utterance of its train list, or none of its test list"):
+    with pytest.raises(
+        UserError, match="fold_7: no utterance of its train list, or none of its test list"
+    ):
         folds.published(spoken(*["_ x"] * 4), [given_fold("fold_7", letters)])
+
+
+def imbalance(fold_of_row: np.ndarray, labels: np.ndarray, folds: int) -> float:
+    """Sums over classes how far the folds' shares of the class are from equal ones (squared)."""
+    shares = [
+        [np.mean(fold_of_row[labels == name] == fold) for fold in range(folds)]
+        for name in np.unique(labels)
+    ]
+    return float(np.sum((np.array(shares) - 1 / folds) ** 2))
+
+
+def random_table(seed: int) -> tuple[list[str], np.ndarray, int]:
+    """Draws groups of 1 to 60 utterances and their classes; returns groups, labels and k."""
+    rng = np.random.default_rng(seed)
+    names, classes = int(rng.integers(3, 40)), int(rng.integers(2, 8))
+    groups, labels = [], []
+    for number in range(names):
+        shares = rng.dirichlet(np.full(classes, rng.choice([0.3, 1.0, 5.0])))
+        size = int(rng.integers(1, 60))
+        groups += [f"g{number:02}"] * size
+        labels += rng.choice(classes, size, p=shares).tolist()
+    return groups, np.array(labels), int(rng.integers(3, min(names, 10) + 1))
+
+
+def test_by_hand():
+    """b has all of y and goes first, then a with half of x; c and d go where less of x is."""
+    groups = ["a"] * 4 + ["b"] * 3 + ["c"] * 2 + ["d"] * 2
+    labels = ["x"] * 4 + ["y"] * 3 + ["x"] * 2 + ["x"] * 2
+    assert spread(groups, labels, 2) == {"b": 0, "a": 1, "c": 0, "d": 0}
+
+
+def test_equal_groups_are_dealt_in_sorted_order():
+    assert spread(list("fbdaec"), ["x"] * 6, 3) == {"a": 0, "b": 1, "c": 2, "d": 0, "e": 1, "f": 2}
+
+
+def test_the_order_of_rows_does_not_matter():
+    groups, labels, folds = random_table(3)
+    order = np.random.default_rng(0).permutation(len(groups))
+    shuffled = spread([groups[row] for row in order], labels[order].tolist(), folds)
+    assert shuffled == spread(groups, labels.tolist(), folds)
+
+
+def test_balance_is_on_average_no_worse_than_that_of_scikit_learn():
+    ours, theirs = [], []
+    for seed in range(40):
+        groups, labels, folds = random_table(seed)
+        chosen = spread(groups, labels.tolist(), folds)
+        ours.append(imbalance(np.array([chosen[name] for name in groups]), labels, folds))
+        place = np.zeros(len(groups), int)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # It says that small classes are smaller than k.
+            splits = StratifiedGroupKFold(folds).split(groups, labels, groups)
+            for number, (_, test) in enumerate(splits):
+                place[test] = number
+        theirs.append(imbalance(place, labels, folds))
+    assert np.mean(ours) <= np.mean(theirs)

@@ -17,28 +17,24 @@ def pixels(made: answer.Picture) -> np.ndarray:
 
 def test_an_envelope_by_hand(monkeypatch):
     monkeypatch.setattr(answer, "MOST_COLUMNS", 3)
-    made = answer.envelope(np.array([0.1, -0.2, 0.5, 0.25, -1.0, -0.00049], np.float32))
-    assert made.low == [-0.2, 0.25, -1.0] and made.high == [0.1, 0.5, 0.0] and str(made.high[2]) == "0.0"
-
-
-def test_fewer_samples_than_columns():
-    made = answer.envelope(np.array([0.5, -0.5], np.float32))
-    assert made.low == made.high == [0.5, -0.5]
+    samples = np.array([0.1, -0.2, 0.5, 0.25, -1.0, -0.00049], np.float32)
+    made = answer.envelope(samples, samples)
+    assert made.low == [-0.2, 0.25, -1.0] and made.high == [0.1, 0.5, 0.0]
+    assert str(made.high[2]) == "0.0"
+    # Fewer samples than columns:
+    made = answer.envelope(samples[2:4], samples[2:4])
+    assert made.low == made.high == [0.5, 0.25]
 
 
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 600))
 def test_columns_hold_everything_and_are_equally_long(count, most):
-    edges = np.append(_edges(count, most), count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer, "MOST_COLUMNS", most)
+        edges = np.append(answer._edges(count), count)
     widths = np.diff(edges)
     assert edges[0] == 0 and len(widths) == min(count, most)
     assert 1 <= widths.min() and widths.max() - widths.min() <= 1
-
-
-def _edges(count: int, most: int) -> np.ndarray:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answer, "MOST_COLUMNS", most)
-        return answer._edges(count)
 
 
 def test_a_picture_by_hand(monkeypatch):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import web_servers
 
-from ser_jax.features import limited
+from ser_jax.features import limited_decoder
 from ser_jax.web.engine import Engine
-from ser_jax.web.refusal import Refusal
+from ser_jax.web.limits import Refusal
 
 
 def loud() -> Any:
@@ -37,59 +37,56 @@ def test_what_cannot_be_used_has_a_kind(engine, tmp_path):
     with pytest.raises(Refusal) as info:
         asyncio.run(engine.decode(tmp_path / "a"))
     assert (info.value.status, info.value.kind) == (422, "unreadable")
-    assert info.value.reason.startswith("the recording cannot be used: unreadable: not a WAV, FLAC, Ogg or MP3 file")
+    sentence = "the recording cannot be used: unreadable: not a WAV, FLAC, Ogg or MP3 file"
+    assert info.value.reason.startswith(sentence)
 
 
 def test_a_decoder_that_does_not_start_is_the_fault_of_the_server(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr(limited, "_COMMAND", ("-c", "pass"))
+    monkeypatch.setattr(limited_decoder, "_COMMAND", ("-c", "pass"))
     (tmp_path / "a").write_bytes(b"nothing")
     with pytest.raises(Refusal) as info:
         asyncio.run(engine.decode(tmp_path / "a"))
-    assert (info.value.status, info.value.retry_after) == (503, 60) and str(tmp_path) not in info.value.reason
+    assert (info.value.status, info.value.retry_after) == (503, 60)
+    assert str(tmp_path) not in info.value.reason
 
 
 def test_models_compute_one_after_the_other(engine):
-    asked, done = threading.Event(), []
+    start, done = threading.Event(), []
 
     def job(number: int) -> str:
-        assert asked.wait(60)  # until all wait, so that a second thread would take some
+        assert start.wait(60)  # until all wait, so that a second thread would take some
         done.append(number)
         return threading.current_thread().name
 
     async def together() -> list[str]:
         waiting = [asyncio.ensure_future(engine.compute(job, number)) for number in range(20)]
         await asyncio.sleep(0)
-        asked.set()
+        start.set()
         return await asyncio.gather(*waiting)
 
     assert set(asyncio.run(together())) == {"model_0"} and done == list(range(20))
 
 
-def test_warming_up_hears_every_usual_length_and_starts_all_decoders(engine, monkeypatch):
-    heard = []
+def test_warming_up_covers_every_usual_length_and_starts_all_decoders(engine, monkeypatch):
+    lengths = []
     predict = engine.predictor.predict
 
     def spy(samples, rate, **options):
-        heard.append(len(samples) / rate)
+        lengths.append(len(samples) / rate)
         return predict(samples, rate, **options)
 
     monkeypatch.setattr(engine.predictor, "predict", spy)
     engine.warm_up()
-    assert heard == [1, 2, 4, 8, 16, 16]  # the last is the end of a stream
-    assert all(decoder._child is not None and decoder._child.poll() is None for decoder in engine._all)
+    assert lengths == [1, 2, 4, 8, 16, 16]  # the last is the end of a stream
+    children = [decoder._child for decoder in engine._all]
+    assert all(child is not None and child.poll() is None for child in children)
     assert engine.not_live == ""
+    engine.close()
+    assert all(child.returncode is not None for child in children)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("model_")]
 
 
 def test_systems_that_do_not_stream_say_why():
     with contextlib.closing(Engine(loud(), web_servers.no_stream)) as engine:
         assert engine.not_live == web_servers.NOT_LIVE
         engine.warm_up()
-
-
-def test_nothing_runs_on_when_it_is_closed():
-    engine = Engine(loud(), web_servers.LoudStream)
-    engine.warm_up()
-    children = [decoder._child for decoder in engine._all]
-    engine.close()
-    assert all(child is not None and child.returncode is not None for child in children)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("model_")]

@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_jax.errors import UserError
+from ser_jax.runtime.errors import UserError
 from ser_jax.web import limits
-from ser_jax.web.limits import Limits, Queue, Rate
-from ser_jax.web.refusal import Refusal
+from ser_jax.web.limits import Limits, Queue, Rate, Refusal
 
 
 class Clock:
@@ -31,7 +30,8 @@ def refused(function, *arguments) -> Refusal:
 
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
 def test_a_limit_that_lets_nothing_through_is_refused(value):
-    with pytest.raises(UserError, match=rf"--max_mb={value:g} lets nothing through; it must be above 0"):
+    sentence = f"--max_mb={value:g} lets nothing through; it must be above 0"
+    with pytest.raises(UserError, match=sentence):
         Limits(max_mb=value)
 
 
@@ -42,9 +42,11 @@ def test_a_queue_holds_so_many_and_tells_how_long_they_take(clock):
     second.__enter__()
     full = refused(queue.place().__enter__)
     assert (full.status, full.retry_after, full.headers) == (429, 1, {"Retry-After": "1"})
-    assert full.body == {"reason": "2 uploads are being worked on, as many as may be; try again in 1 s"}
+    reason = "2 uploads are being worked on, as many as may be; try again in 1 s"
+    assert full.body == {"reason": reason}
     clock.now += 21
-    first.__exit__(None, None, None)  # the mean was 1 s; a fifth of 21 s and four fifths of 1 s are 5 s
+    # The mean was 1 s; a fifth of 21 s and four fifths of 1 s are 5 s.
+    first.__exit__(None, None, None)
     assert queue.count == 1
     with queue.place():
         assert refused(queue.place().__enter__).retry_after == 5
@@ -58,6 +60,33 @@ def test_a_place_is_free_again_after_an_error(clock):
         with pytest.raises(KeyError), queue.place():
             raise KeyError
     assert queue.count == 0
+
+
+def test_a_client_may_have_so_many_at_once():
+    uploads = limits.PerClient(1, "uploads")
+    with uploads.place("a"), uploads.place("b"):
+        reason = refused(uploads.place("a").__enter__).reason
+        assert reason.startswith("one client may have 1 uploads at once; try again when one of")
+    with pytest.raises(KeyError), uploads.place("a"):
+        raise KeyError
+    with uploads.place("a"):
+        pass
+    assert not uploads._counts
+
+
+@pytest.mark.parametrize(
+    ("host", "client"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "20010db800010002"),
+        ("2001:db8:1:2::1", "20010db800010002"),
+        ("fe80::1%eth0", "fe80000000000000"),
+        ("", ""),
+    ],
+)
+def test_who_is_one_client(host, client):
+    assert limits.client_of((host, 1234)) == client and limits.client_of(None) == ""
 
 
 def test_a_client_may_come_so_often_in_a_minute(clock):

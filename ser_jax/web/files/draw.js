@@ -48,6 +48,32 @@ export function picture(canvas, { columns, bands, pixels }) {
   context.drawImage(small, 0, 0, width, height);
 }
 
+/** Draws the colours of `picture` from quiet to loud. */
+export function scale(canvas) {
+  const { context, width, height } = prepare(canvas);
+  for (let x = 0; x < width; x += 1) {
+    context.fillStyle = `rgb(${heat(x / width).map(Math.round).join()})`;
+    context.fillRect(x, 0, 1, height);
+  }
+}
+
+const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600];
+
+/** Returns round times in s for an axis, `width` pixels of the page wide, and how each is written. */
+export function ticks(seconds, width) {
+  const most = Math.max(1, Math.floor(width / 64));
+  const step = STEPS.find((one) => seconds / one <= most) ?? STEPS.at(-1);
+  const times = Array.from({ length: Math.floor(seconds / step + 1e-9) + 1 }, (_, i) => i * step);
+  return times.map((time) => ({ time, text: clock(time, step, seconds) }));
+}
+
+function clock(time, step, seconds) {
+  if (seconds <= 60) return `${step < 1 ? time.toFixed(1) : time} s`;
+  const [hours, minutes, rest] = [time / 3600, (time / 60) % 60, time % 60].map((value) => Math.floor(value + 1e-9));
+  const two = (value) => String(value).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+}
+
 function heat(share) {
   const place = Math.min(share * (STOPS.length - 1), STOPS.length - 1.001);
   const [from, to] = [STOPS[Math.floor(place)], STOPS[Math.floor(place) + 1]];
@@ -63,18 +89,17 @@ export function share(canvas, moments, name, seconds) {
   context.fillRect(0, height - 1, width, 1);
   context.fillStyle = colour("--accent");
   context.globalAlpha = 0.55;
-  context.beginPath();
-  context.moveTo(0, height);
   moments.forEach((moment, i) => {
-    context.lineTo(i ? at(moments[i - 1].end) : 0, level(moment.window[name])); // each is drawn where it was new
-    context.lineTo(at(moment.end), level(moment.window[name]));
+    if (!(name in moment.window)) return; // silence
+    const begin = i ? moments[i - 1].end : 0; // each is drawn where it was new
+    const top = level(moment.window[name]);
+    context.fillRect(at(begin), top, at(moment.end) - at(begin) + 0.3, height - top);
   });
-  context.lineTo(moments.length ? at(moments.at(-1).end) : 0, height);
-  context.fill();
   context.globalAlpha = 1;
   context.strokeStyle = colour("--ink");
   context.lineWidth = 1.5;
   context.beginPath();
-  moments.forEach((moment) => context.lineTo(at(moment.end), level(moment.so_far[name])));
+  moments.filter((moment) => name in moment.so_far)
+    .forEach((moment) => context.lineTo(at(moment.end), level(moment.so_far[name])));
   context.stroke();
 }

@@ -12,7 +12,7 @@ let model = null;
 let shown = null; // what is drawn: { waveform, picture, timeline, seconds, share }
 let recording = null; // while the microphone is on
 let busy = false;
-let sound = ""; // address of the recording that can be played
+const made = { audio: "", csv: "", textgrid: "" }; // addresses of what can be played and kept
 
 // --- What it shows ---------------------------------------------------------------------------------------------------
 
@@ -60,8 +60,12 @@ function makeTracks() {
   }));
   const axis = document.createElement("span");
   axis.className = "axis";
-  axis.innerHTML = "<span>0 s</span><span></span>";
   part("tracks").append(document.createElement("span"), axis);
+  part("tracks").addEventListener("click", (event) => {
+    if (event.target.tagName !== "CANVAS" || part("audio").hidden) return;
+    part("audio").currentTime = (event.offsetX / event.target.clientWidth) * shown.seconds;
+    part("audio").play();
+  });
   new ResizeObserver(redraw).observe(part("tracks"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }
@@ -69,45 +73,113 @@ function makeTracks() {
 function redraw() {
   if (!shown || part("result").hidden) return;
   const { waveform, picture, timeline, seconds, share } = shown;
-  for (const id of ["picture", "picture-name"]) part(id).hidden = !picture;
-  for (const track of document.querySelectorAll(".tracks .share")) track.hidden = !timeline;
+  for (const id of ["picture", "picture-name", "heat-legend"]) part(id).hidden = !picture;
+  for (const track of document.querySelectorAll(".tracks .share, .of-shares")) track.hidden = !timeline;
   draw.waveform(part("waveform"), waveform, share);
-  if (picture) draw.picture(part("picture"), picture);
+  if (picture) {
+    draw.picture(part("picture"), picture);
+    draw.scale(part("heat"));
+  }
   for (const canvas of document.querySelectorAll("canvas.share")) {
     if (!timeline) break;
     const { name } = canvas.dataset;
     draw.share(canvas, timeline, name, seconds);
     const last = timeline.at(-1);
-    canvas.setAttribute("aria-label", `${name} over time${last ? `, at the end ${percent(last.window[name])}` : ""}`);
+    canvas.setAttribute("aria-label", `${name} over time${last && name in last.window ? `, at the end ${percent(last.window[name])}` : ""}`);
   }
-  document.querySelector(".axis span:last-child").textContent = `${seconds.toFixed(1)} s`;
-  part("reading").textContent = timeline
-    ? "For each emotion: the area is what the last few seconds say, the line what everything up to there says."
-    : `Nothing moves here: ${whyNotLive()}.`;
+  drawAxis(seconds);
+  part("reading").textContent = timeline ? "" : `Nothing moves here: ${whyNotLive()}.`;
+  movePlayhead();
+}
+
+function drawAxis(seconds) {
+  const axis = document.querySelector(".axis");
+  axis.replaceChildren(...draw.ticks(seconds, axis.clientWidth).map(({ time, text }) => {
+    const tick = document.createElement("span");
+    tick.textContent = text;
+    tick.style.left = `${(100 * time) / seconds}%`;
+    return tick;
+  }));
+  axis.setAttribute("role", "img");
+  axis.setAttribute("aria-label", `Time axis from 0 to ${seconds.toFixed(1)} s`);
+}
+
+function movePlayhead() {
+  const audio = part("audio");
+  part("playhead").hidden = audio.hidden || !shown;
+  if (part("playhead").hidden) return;
+  const { offsetLeft, offsetWidth } = part("waveform");
+  part("playhead").style.left = `${offsetLeft + offsetWidth * Math.min(1, audio.currentTime / shown.seconds)}px`;
+}
+
+function followPlayhead() {
+  movePlayhead();
+  if (!part("audio").paused) requestAnimationFrame(followPlayhead);
 }
 
 function whyNotLive() {
   return model.live_reason.split(";")[0]; // what follows is for those who have a terminal
 }
 
+function forget() {
+  part("result").hidden = true;
+  part("audio").removeAttribute("src");
+  part("audio").hidden = part("downloads").hidden = part("seek").hidden = true;
+  keep("audio", null);
+  for (const kind of ["csv", "textgrid"]) keep(kind, null);
+  shown = null;
+}
+
+/** Makes an address for what can be played or kept, and forgets the one before. */
+function keep(kind, content) {
+  URL.revokeObjectURL(made[kind]);
+  made[kind] = content === null ? "" : URL.createObjectURL(content);
+}
+
+// What a flag means to a person.
+const ODD = {
+  clipped: "the microphone was too close or too loud",
+  "low rate": "the upper half of speech is missing, as on a telephone",
+  surround: "the mean of all channels is heard",
+  "out of phase": "the channels cancel each other out, nearly",
+  "silent channel": "one channel is silent",
+  quiet: "the microphone was far away or turned down",
+  "near-silent": "there is hardly any sound",
+  "length not in header": "the file may have been cut",
+  "quieter than training": "much quieter than what this model has heard",
+  "louder than training": "much louder than what this model has heard",
+  "noisier than training": "more noise than in what this model has heard",
+  "narrower band than training": "high sounds are missing that this model has always heard, as on a telephone",
+  "shorter than training": "shorter than what this model has heard",
+  "longer than training": "longer than what this model has heard",
+  "other sound than training": "it does not sound like what this model has heard: another room, microphone or kind of sound",
+};
+
 function showAnswer(answer, name) {
   part("result").hidden = false;
-  part("what").textContent = "The model hears";
+  part("what").textContent = answer.long ? "On the whole the model hears" : "The model hears";
   part("label").textContent = answer.label ?? "no emotion for sure";
-  const odd = answer.flags.includes("clipped") ? "; clipped: the microphone was too close or too loud" : "";
-  part("about").textContent = `${name}, ${answer.seconds.toFixed(2)} s${odd}`;
+  const odd = answer.flags.filter((flag) => flag in ODD).map((flag) => `; ${flag}: ${ODD[flag]}`).join("");
+  const long = `${(answer.seconds / 60).toFixed(1)} minutes; longer than ${model.limits.max_seconds} s, so look at the timeline rather than at one answer`;
+  part("about").textContent = `${name}, ${answer.long ? long : `${answer.seconds.toFixed(2)} s`}${odd}`;
   showShares(answer.probabilities);
   shown = { ...answer, share: 1 };
   redraw();
-  say(`Done: ${answer.label ?? "none"}, ${percent(Math.max(...Object.values(answer.probabilities)))}.`);
+  const shares = Object.values(answer.probabilities);
+  say(`Done: ${answer.label ?? "none"}${shares.length ? `, ${percent(Math.max(...shares))}` : ""}.`);
 }
 
-function playable(blob) {
-  URL.revokeObjectURL(sound);
-  sound = blob ? URL.createObjectURL(blob) : "";
-  part("audio").hidden = !blob;
-  if (blob) part("audio").src = sound;
-  else part("audio").removeAttribute("src");
+function offer(blob, files, name) {
+  keep("audio", blob);
+  part("audio").src = made.audio;
+  part("audio").hidden = part("seek").hidden = false;
+  part("downloads").hidden = !files;
+  const endings = { csv: "csv", textgrid: "TextGrid" };
+  for (const [kind, ending] of Object.entries(files ? endings : {})) {
+    keep(kind, new Blob([files[kind]], { type: "text/plain" }));
+    part(kind).href = made[kind];
+    part(kind).download = `${name.replace(/\.[^.]*$/, "")}.${ending}`;
+  }
 }
 
 // --- What it asks ----------------------------------------------------------------------------------------------------
@@ -125,20 +197,23 @@ async function ask(path, options) {
 }
 
 async function upload(blob) {
-  if (busy) return;
   complain("");
+  forget();
   if (blob.size > model.limits.max_mb * 1e6) {
     complain(`The recording has ${(blob.size / 1e6).toFixed(1)} MB; at most ${model.limits.max_mb} MB are taken.`);
+    enable(true);
     return;
   }
   enable(false);
   say("Listening to it …");
   const form = new FormData();
   form.append("file", blob, "recording"); // its own name stays here
+  form.append("files", "csv,textgrid");
   try {
     const answer = await ask("api/predict", { method: "POST", body: form });
-    playable(blob);
-    showAnswer(answer, blob.name ?? "your recording");
+    const name = blob.name ?? "your recording";
+    offer(blob, answer.files, name);
+    showAnswer(answer, name);
   } catch (error) {
     say("");
     complain(error.message);
@@ -149,7 +224,8 @@ async function upload(blob) {
 
 function enable(free) {
   busy = !free;
-  part("file").disabled = part("record").disabled = !free;
+  // Not disabled: they would lose the focus.
+  for (const id of ["file", "record"]) part(id).setAttribute("aria-disabled", String(busy && !(id === "record" && recording)));
   part("result").setAttribute("aria-busy", String(!free));
 }
 
@@ -183,7 +259,7 @@ function tell(message) {
   if (!message.moments) return;
   recording.timeline.push(...message.moments);
   const { so_far: shares } = message.moments.at(-1);
-  const label = Object.keys(shares).reduce((best, name) => (shares[name] > shares[best] ? name : best));
+  const label = Object.keys(shares).reduce((best, name) => (shares[name] > (shares[best] ?? 0) ? name : best), "no speech");
   part("what").textContent = "So far the model hears";
   part("label").textContent = label;
   showShares(shares);
@@ -192,6 +268,7 @@ function tell(message) {
 
 async function startRecording() {
   complain("");
+  forget();
   enable(false);
   say("Opening the microphone …");
   try {
@@ -206,7 +283,7 @@ async function startRecording() {
     enable(true);
     return;
   }
-  playable(null);
+  enable(false);
   part("what").textContent = "Recording";
   part("label").textContent = "…";
   part("about").textContent = "";
@@ -215,14 +292,12 @@ async function startRecording() {
   part("timer").hidden = false;
   part("record").textContent = "Stop";
   part("record").classList.add("on");
-  part("record").disabled = false;
   say("Recording. Speak, then press Stop.");
 }
 
 async function stopRecording() {
   if (recording.stopping) return;
   recording.stopping = true;
-  part("record").disabled = true;
   const { stop, rate, session } = recording;
   const blocks = await stop();
   session?.end();
@@ -230,26 +305,39 @@ async function stopRecording() {
   part("timer").hidden = true;
   part("record").textContent = "Record";
   part("record").classList.remove("on");
-  busy = false;
   await upload(microphone.toWav(blocks, rate));
 }
 
 // --- The beginning ---------------------------------------------------------------------------------------------------
 
+function take({ files, folder }) {
+  if (recording) {
+    complain("The microphone is on: press Stop first, then drop the recording again.");
+  } else if (busy) {
+    complain("Another recording is being listened to: drop this one again when it is done.");
+  } else if (files.length === 1 && !folder) {
+    upload(files[0]);
+  } else {
+    forget();
+    const what = folder ? "A folder was" : `${files.length || "No"} files were`;
+    complain(`${what} dropped, and nothing is used: the page takes one recording at a time. ser-jax predict takes many.`);
+  }
+}
+
 function listenToUser() {
-  const drop = part("drop");
+  part("file").addEventListener("click", (event) => busy && event.preventDefault());
   part("file").addEventListener("change", ({ target }) => {
-    if (target.files.length) upload(target.files[0]);
+    if (target.files.length) take({ files: target.files });
     target.value = ""; // so that the same one can be chosen again
   });
-  part("record").addEventListener("click", () => (recording ? stopRecording() : startRecording()));
-  for (const kind of ["dragover", "dragleave", "drop"]) {
-    document.addEventListener(kind, (event) => {
-      event.preventDefault();
-      drop.classList.toggle("over-it", kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length && !recording) upload(event.dataTransfer.files[0]);
-    });
-  }
+  part("record").addEventListener("click", () => {
+    if (recording?.stop) stopRecording();
+    else if (!busy) startRecording();
+  });
+  part("audio").addEventListener("play", followPlayhead);
+  for (const kind of ["seeked", "timeupdate", "pause"]) part("audio").addEventListener(kind, movePlayhead);
+  window.onFiles = take;
+  window.early.splice(0).slice(-1).forEach(take);
 }
 
 async function begin() {
@@ -262,13 +350,20 @@ async function begin() {
   }
   part("description").textContent = model.description;
   part("lead").textContent = `Drop a recording or speak, and see which of these the model hears: ${model.classes.join(", ")}.`;
-  part("takes").textContent = `WAV, FLAC, Ogg or MP3; at most ${model.limits.max_mb} MB and ${model.limits.max_seconds} s`;
+  const { max_mb: megabytes, max_seconds: seconds, max_timeline_seconds: longest } = model.limits;
+  part("takes").textContent = `WAV, FLAC, Ogg or MP3, at most ${megabytes} MB; judged as a whole up to ${seconds} s, followed over time up to ${longest / 60} minutes`;
+  part("limits").replaceChildren(...model.card.map((text) => {
+    const line = document.createElement("li");
+    line.textContent = text;
+    return line;
+  }));
+  part("card").hidden = false;
   part("live").textContent = model.live
     ? "The result moves while you speak. The microphone is used only while you record."
     : `The result comes when you stop: ${whyNotLive()}.`;
   makeTracks();
-  listenToUser();
   enable(true);
+  listenToUser();
 }
 
 begin();

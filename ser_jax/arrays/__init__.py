@@ -1,1 +1,0 @@
-"""Ragged features → padded arrays with masks, length buckets, standardisation, epoch plans."""

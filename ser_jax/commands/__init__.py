@@ -1,0 +1,1 @@
+"""The commands of `ser-jax`: flags, and the function that each calls."""

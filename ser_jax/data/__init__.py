@@ -1,0 +1,1 @@
+"""Padded arrays and masks, length buckets, standardisation, epoch plans and record files."""

@@ -1,0 +1,1 @@
+"""Pages, figures and console tables of runs, comparisons and protocols."""

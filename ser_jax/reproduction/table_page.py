@@ -1,0 +1,182 @@
+"""The Markdown page of a reproduced table: published figures, ours, and the commands."""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ser_jax.evaluation import comparison, finished_run
+from ser_jax.evaluation.finished_run import FinishedRun
+from ser_jax.evaluation.predictions import read_predictions
+from ser_jax.evaluation.results import summarise
+from ser_jax.report import comparison_text, formats
+from ser_jax.reproduction.tables import Column, Row, Table
+from ser_jax.runtime import files, strict_json
+from ser_jax.runtime.machine import available_cores
+
+SHORTENED = "shortened, not comparable"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A trained row, its run directory and command, and whether seeds or epochs were shortened."""
+
+    row: Row
+    workdir: Path
+    command: str
+    shortened: bool
+
+
+def write_page(
+    path: Path,
+    table: Table,
+    results: Sequence[Result],
+    *,
+    made_by: str,
+    overridden: Sequence[str] = (),
+) -> None:
+    """Creates or replaces the page.
+
+    It shows the rows so far, `made_by` (the command) and what the user has `overridden`.
+
+    Raises:
+      UserError: If a run directory is not finished or damaged.
+    """
+    runs = finished_run.read_runs([result.workdir for result in results])
+    versions = [_read(result.workdir / "versions.json") for result in results]
+    protocols = [_read(result.workdir / "protocol.json") for result in results]
+    published = any(figure is not None for row in table.rows for figure in row.published)
+    cells = [
+        _cells(table, *of, published=published) for of in zip(results, runs, versions, strict=True)
+    ]
+    blocks = [
+        [f"# {table.title}"],
+        ["```", made_by, "```", _made(versions)],
+        _table(_header(table, published=published), cells),
+        [_legend(runs)],
+        ["## Differences", *_differences(results, runs)],
+        ["## How this differs from what was published", *_deviations(table, protocols, overridden)],
+        ["## Commands", "`$ROOT` is the folder of the release.", "```"]
+        + [*(result.command for result in results), "```"],
+    ]
+    files.write_text(path, "\n\n".join("\n".join(block) for block in blocks) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return strict_json.read(path, remedy=f"delete {path.parent}, and the row is trained again")
+
+
+def _header(table: Table, *, published: bool) -> list[str]:
+    scores = []
+    for column in table.columns:
+        scores += [f"{column.title}, published"] if published else []
+        scores += [f"{column.title}, ours", "95 % interval"]
+    return ["system", *scores, "seeds", "epochs", "time", "device", "protocol"]
+
+
+def _cells(
+    table: Table, result: Result, run: FinishedRun, versions: dict[str, str], *, published: bool
+) -> list[str]:
+    results = run.results
+    config = _read(result.workdir / "config.json")
+    cells = [result.row.title + (f" ({SHORTENED})" if result.shortened else "")]
+    for column, figure in zip(table.columns, result.row.published, strict=True):
+        score = _score(column, run, result.workdir)
+        cells += [formats.value(figure)] if published else []
+        if score["per_seed"]:
+            cells += [formats.spread(score), formats.interval(score["ci95"])]
+        else:
+            cells += [formats.NO_VALUE, ""]
+    return [
+        *cells,
+        str(len(results["seeds"])),
+        formats.NO_VALUE if results["system"] == "svm" else str(config["training"]["epochs"]),
+        formats.duration(results["seconds"]["total"]),
+        versions["devices"],
+        f"{results['protocol']} `{results['protocol_sha256'][: comparison_text.SHOWN_DIGITS]}…`",
+    ]
+
+
+def _score(column: Column, run: FinishedRun, workdir: Path) -> dict[str, Any]:
+    """Returns a score in the form of `results.json`; of one fold, if the column says so."""
+    results = run.results
+    if not column.fold:
+        return results[column.score]
+    rows, _ = read_predictions(workdir / "predictions.csv")
+    same = "system parameters corpus corpus_sha256 protocol protocol_sha256 classes seconds".split()
+    part = summarise(
+        [row for row in rows if row.fold == column.fold],
+        runs=[trial for trial in results["runs"] if trial["fold"] == column.fold],
+        **{key: results[key] for key in same},
+    )
+    return part[column.score]
+
+
+def _made(versions: Sequence[dict[str, str]]) -> str:
+    programs = {f"ser_jax {v['ser_jax']}, Python {v['python']}, jax {v['jax']}" for v in versions}
+    return (
+        f"{datetime.date.today().isoformat()}, a machine with {available_cores()} CPU cores;"
+        f" {'; '.join(sorted(programs))}."
+    )
+
+
+def _legend(runs: Sequence[FinishedRun]) -> str:
+    notes = sorted({run.results["ci95_note"] for run in runs if run.results["ci95_note"]})
+    methods = sorted({formats.interval_method(run.results) for run in runs} - {""})
+    intervals = f" interval of the mean by {' and '.join(methods)}" if methods else " no interval"
+    return (
+        "Percent. Predictions are pooled over folds for every seed; mean ± standard deviation over"
+        f" seeds;{intervals}{''.join(f' ({note})' for note in notes)}. UA is the mean recall of the"
+        " classes, WA the fraction of correct predictions."
+    )
+
+
+def _differences(results: Sequence[Result], runs: Sequence[FinishedRun]) -> list[str]:
+    complete = [run for result, run in zip(results, runs, strict=True) if not result.shortened]
+    groups = comparison.group_runs(complete)
+    header = ["first − second", "UA in points [95 %]", "p", "p corrected (Holm)"]
+    lines = []
+    for group in groups:
+        lines += [f"{comparison_text.title(group)}: {comparison_text.method(group)}.", ""]
+        if group.test:
+            rows = []
+            for pair in group.test.pairs:
+                ua, names = pair.ua, [group.tested[i].name for i in (pair.first, pair.second)]
+                difference = formats.difference(ua.effect, ua.ci95)
+                p, holm = formats.p_value(ua.p), formats.p_value(ua.holm)
+                rows.append([" − ".join(names), difference, p, holm])
+            lines += _table(header, rows)
+        if remarks := comparison_text.remarks(group):
+            lines += ["", *(f"- {remark}" for remark in remarks)]
+    warning = comparison_text.not_comparable(groups)
+    return [*lines, *(["", f"**{warning}**"] if warning else [])]
+
+
+def _deviations(
+    table: Table, protocols: Sequence[Mapping[str, Any]], overridden: Sequence[str]
+) -> list[str]:
+    found = list(table.deviations)
+    for protocol in {one["sha256"]: one for one in protocols}.values():
+        rules = f"validation part: {protocol['validation']}; then: {protocol['refit']}"
+        found.append(f"`{protocol['name']}`, {rules}.")
+        found += [f"{note[0].upper()}{note[1:]}." for note in protocol.get("notes", [])]
+    typed = {item.removeprefix("--config.").partition("=")[0] for item in overridden}
+    if kept := [item for item in table.overrides if item.partition("=")[0] not in typed]:
+        found.append(f"Every row is trained with {_quoted(kept)}.")
+    if overridden:
+        own = [item.removeprefix("--config.") for item in overridden]
+        found.append(f"Overridden on the command line: {_quoted(own)}.")
+    shortened = [f"{row.title} with {_quoted(row.cpu)}" for row in table.rows if row.cpu]
+    if shortened:
+        found.append(f"Without an accelerator {'; '.join(shortened)}: {SHORTENED}.")
+    return [f"- {text}" for text in found]
+
+
+def _quoted(items: Sequence[str]) -> str:
+    return ", ".join(f"`{item}`" for item in items)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [list(header), ["---"] * len(header), *map(list, rows)]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]

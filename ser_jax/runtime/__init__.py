@@ -1,0 +1,1 @@
+"""Operating system and files; knows nothing of speech."""

@@ -1,0 +1,61 @@
+"""The metrics log of a training, `metrics.jsonl`: one line per epoch and trial."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ser_jax import metrics
+from ser_jax.runtime import files, strict_json
+from ser_jax.training import early_stopping
+from ser_jax.training.trials import Trial
+
+FILE = "metrics.jsonl"
+
+
+def make_line(
+    trial: Trial, epoch: int, scores: early_stopping.Scores, seconds: float
+) -> dict[str, Any]:
+    """Makes the line of epoch number `epoch`, from 1; `seconds` is its wall time for the group.
+
+    Without a validation part it has no validation scores.
+    """
+    line = {
+        "fold": trial.fold.name,
+        "seed": trial.seed,
+        "phase": trial.phase,
+        "epoch": epoch,
+        "loss": float(scores.train_loss),
+        "skipped": int(scores.skipped),
+    }
+    if scores.loss is not None:
+        line |= {
+            "validation_loss": float(scores.loss),
+            "validation_ua": metrics.unweighted_accuracy(scores.confusion),
+            "validation_wa": metrics.weighted_accuracy(scores.confusion),
+        }
+    return line | {"seconds": round(seconds, 4)}
+
+
+def append_lines(workdir: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Appends lines with their checksums; NaN and infinities become null."""
+    path = workdir / FILE
+    with files.naming(path), path.open("a") as file:
+        file.writelines(map(strict_json.line, lines))
+
+
+def drop_lines(workdir: Path, trials: Sequence[Trial], after: int) -> None:
+    """Drops the epochs after `after` of trials of one phase: they are about to be repeated."""
+    path = workdir / FILE
+    if not path.is_file():
+        return
+    again = {(trial.fold.name, trial.seed, trial.phase) for trial in trials}
+    kept = []
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            entry = strict_json.parse_line(line)
+            repeated = (entry["fold"], entry["seed"], entry["phase"]) in again
+            if not repeated or entry["epoch"] <= after:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # The last line of a process that was killed, or damage.
+    files.write_text(path, "".join(kept))

@@ -1,0 +1,115 @@
+"""The three systems: size, padding (R16), and the literal form as oracle of the fast one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gradients import assert_same, values_and_gradients
+
+from ser_jax import config as configuration
+from ser_jax.data import inputs as inputs_
+from ser_jax.data import padding
+from ser_jax.models import build
+
+PARAMETERS = {"plain_crnn": 189_788, "hsf_crnn": 7_320_548, "multi_crnn": 481_268}
+
+
+def model_of(system, classes=4) -> Any:
+    config = configuration.get_config()
+    config.system = system
+    return build.build_model(config, classes)
+
+
+def batch(lengths, pad_to=None, hsf_size=6373, fill=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    frames = [rng.normal(size=(n, 40)).astype(np.float32) for n in lengths]
+    padded = padding.pad_frames(frames, pad_to or max(max(lengths), 50), minimum=50, silence=-2.0)
+    for row, n in enumerate(lengths):
+        padded[row, max(n, 50) :] = fill
+    return inputs_.Inputs(
+        length=jnp.array(lengths),
+        frames=jnp.array(padded),
+        hsf=jnp.array(rng.normal(size=(len(lengths), hsf_size)), jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("system", PARAMETERS)
+def test_number_of_parameters(system):
+    inputs = batch([60, 90])
+    params = jax.eval_shape(model_of(system).init, jax.random.key(0), inputs)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[system]
+
+
+@pytest.mark.parametrize("system", PARAMETERS)
+def test_initial_values(system):
+    """Glorot-uniform kernels, zero biases, orthogonal recurrent kernel, forget bias one."""
+    params = jax.jit(model_of(system).init)(jax.random.key(3), batch([60]))["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = path[-1].key
+        if name == "lstm_bias":
+            expected = np.repeat(np.eye(4)[1][:, None], 128, axis=1)
+            np.testing.assert_array_equal(leaf.reshape(4, -1), expected)
+        elif name.endswith("bias"):
+            assert np.all(leaf == 0)
+        elif name == "lstm_recurrent_kernel":
+            np.testing.assert_allclose(leaf @ leaf.T, np.eye(128), atol=1e-5)
+        else:
+            receptive = int(np.prod(leaf.shape[:-2]))
+            bound = np.sqrt(6 / (receptive * (leaf.shape[-2] + leaf.shape[-1])))
+            assert 0.95 * bound < np.abs(leaf).max() <= bound
+
+
+@pytest.mark.parametrize("system", PARAMETERS)
+def test_padding_changes_nothing(system):
+    """Extra padding, any fill, other companions: the same logits and gradients."""
+    model = model_of(system)
+    lengths = [20, 57, 131]
+    alone = batch(lengths[:2])
+    params = jax.jit(model.init)(jax.random.key(0), alone)["params"]
+
+    def loss(params, frames, inputs):
+        logits = model.apply({"params": params}, inputs._replace(frames=frames))
+        return jnp.sum(jnp.sin(logits[:2])), logits[:2]
+
+    gradient_of = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    (gradient_alone, _), logits_alone = gradient_of(params, alone.frames, alone)
+    for fill in (0.0, 1e4, np.nan):
+        padded = batch(lengths, pad_to=171, fill=fill)
+        padded = padded._replace(hsf=jnp.asarray(padded.hsf).at[:2].set(alone.hsf))
+        (gradient, into_frames), logits = gradient_of(params, padded.frames, padded)
+        np.testing.assert_allclose(logits, logits_alone, atol=1e-6)
+        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(gradient_alone), strict=True):
+            assert np.all(np.isfinite(a))
+            np.testing.assert_allclose(a, b, atol=2e-6)
+        for row, length in enumerate(lengths[:2]):
+            assert np.all(np.asarray(into_frames)[row, max(length, 50) :] == 0)
+        assert np.any(np.asarray(into_frames)[1, :30] != 0)
+
+
+@pytest.mark.parametrize("system", PARAMETERS)
+def test_literal_form_is_the_oracle_of_the_fast_form(system, float64):
+    """The same parameters give the same logits and gradients (float64) from padded segments."""
+    config = configuration.get_config()
+    config.system = system
+    model: Any = build.build_model(config, 4)
+
+    def doubled(tree: Any) -> Any:
+        return jax.tree.map(lambda a: a.astype("f8") if a.dtype == jnp.float32 else a, tree)
+
+    fast = doubled(batch([20, 57, 131]))
+    frames, length = np.asarray(fast.frames), np.asarray(fast.length)
+    cut = [padding.cut_segments(frames, length, *s)[0] for s in build.segmentations(config)]
+    literal = fast._replace(frames=None, segments=tuple(map(jnp.asarray, cut)))
+    params = doubled(jax.jit(model.init)(jax.random.key(0), fast)["params"])
+    found, expected = (
+        values_and_gradients(lambda p, x=inputs: model.apply({"params": p}, x), params)
+        for inputs in (fast, literal)
+    )
+    assert_same(found, expected)
+
+
+def test_batch_without_features_is_refused():
+    with pytest.raises(ValueError, match="neither frames nor segments"):
+        model_of("plain_crnn").init(jax.random.key(0), inputs_.Inputs(length=jnp.array([3])))

@@ -1,0 +1,119 @@
+"""The worker pool: bounded, interruptible, and without jax in its processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from ser_jax.runtime import workers
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(folder, text):
+    """Runs a program in a session of its own; its output ends only when all its workers have."""
+    (folder / "program.py").write_text(textwrap.dedent(text))
+    probe = "import sys\n\ndef loaded(name):\n    return name in sys.modules\n"
+    (folder / "probe.py").write_text(probe)
+    return subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_every_job_gives_its_result(processes):
+    jobs = list(range(-9, 0))
+    found = dict(workers.run(abs, jobs, 2, processes=processes))
+    assert found == {job: -job for job in jobs}
+
+
+def test_jobs_begin_in_their_order():
+    begun = []
+    list(workers.run(begun.append, [5, 3, 4, 1, 2], 1, processes=False))
+    assert begun == [5, 3, 4, 1, 2]
+
+
+def test_few_jobs_are_under_way():
+    begun = []
+
+    def jobs():
+        for job in range(100):
+            begun.append(job)
+            yield job
+
+    results = workers.run(abs, jobs(), 2, processes=False)
+    next(results)
+    results.close()
+    assert len(begun) <= 8
+
+
+def test_errors_of_a_job_reach_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        list(workers.run(lambda job: 1 // job, [0], 1, processes=False))
+
+
+def test_a_dead_worker_is_named():
+    with pytest.raises(workers.WorkerDied) as info:
+        list(workers.run(os._exit, [3], 1, processes=True))
+    assert info.value.jobs == (3,)
+
+
+def test_workers_import_neither_the_main_module_nor_jax(tmp_path):
+    done = program(
+        tmp_path,
+        """
+        import jax, probe
+        from ser_jax.runtime import workers
+
+        print("imported as", __name__, flush=True)
+        print(sorted(workers.run(probe.loaded, ["jax", "probe"], 1, processes=True)))
+        """,
+    )
+    lines = ["imported as __main__", "[('jax', False), ('probe', True)]"]
+    assert done.stdout.splitlines() == lines, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("group", [False, True], ids=["this process", "workers too"])
+def test_interrupted_workers_end_silently_in_the_middle_of_their_jobs(number, group, tmp_path):
+    """Python's tracker of semaphores, which outlives the program, has nothing to tell."""
+    done = program(
+        tmp_path,
+        f"""
+        import os, signal, sys, time
+        from ser_jax.runtime import signals, workers
+
+        with signals.guarded() as guard:
+            guard.know_exit_code(42)
+            try:
+                for _ in workers.run(time.sleep, [0, 100, 100], 2, processes=True):
+                    os.{"killpg(0" if group else "kill(os.getpid()"}, {int(number)})
+            except signals.Interrupted as stop:
+                print(stop)
+        """,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{number.name}\n", ""), done
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    done = program(
+        tmp_path,
+        """
+        import os, signal
+        from ser_jax.runtime import workers
+
+        for _ in workers.run(abs, [-1, -2, -3], 2, processes=True):
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    assert done.returncode == -signal.SIGKILL
