@@ -13,6 +13,7 @@ from ser_jax import metrics, pretrained
 from ser_jax.commands import command_line
 from ser_jax.config import get_config
 from ser_jax.corpora import from_config
+from ser_jax.exporting import card
 from ser_jax.features import audio
 from ser_jax.protocols import named
 from ser_jax.runtime.errors import UserError
@@ -42,6 +43,16 @@ def test_files_are_small_have_cards_and_hold_no_pickle():
 )
 def test_the_card_says(told):
     assert told in CARD
+
+
+def test_visitors_of_its_page_are_told_what_the_card_says():
+    told = card.notes(ser_jax.load("emodb-plain").config, pretrained.find("emodb-plain"))
+    assert told[:2] == [
+        "Trained on emodb: 339 utterances of 10 speakers.",
+        "Such models reach a UA (mean recall of the classes) of 79.1 ± 2.1 %, 95 % interval"
+        " [72.9, 84.2], on recordings of that corpus kept out of training.",
+    ]
+    assert "The weights: cc0-1.0, as chosen by who exported them, within what follows." in told
 
 
 def test_emodb_plain_predicts_what_its_card_says(emodb_root, tmp_path):

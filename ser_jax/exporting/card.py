@@ -240,24 +240,68 @@ def _own_licence(licence: str) -> str:
     )
 
 
-def notes(config: Config, workdir: Path) -> list[str]:
+def beside(weights: Path) -> Path:
+    """Returns where the card of exported weights lies."""
+    return weights.with_name(f"{weights.name}.md")
+
+
+def notes(config: Config, model: Path) -> list[str]:
     """Returns in sentences what visitors of a served model need to know: data, limits, licences.
 
     Args:
       config: Its configuration.
-      workdir: Its run directory; without one (exported weights) nothing is said of the data.
+      model: Its run directory, or exported weights, of which the card beside them tells; what a
+        card does not say, or no longer in the words of `write_text`, is left out.
 
     Raises:
-      UserError: If `protocol.json` is damaged or missing.
+      UserError: If `results.json` or `protocol.json` is damaged or missing.
     """
-    data = []
-    if workdir.is_dir():
-        results, protocol = (_read(workdir / name) for name in ("results.json", "protocol.json"))
-        speakers = {speaker for _, _, speaker in protocol["utterances"] if speaker}
-        of = f" of {counted(len(speakers), 'speaker')}" if speakers else ""
-        count = counted(len(protocol["utterances"]), "utterance")
-        data = [f"Trained on {results['corpus']}: {count}{of}."]
-    return [*data, *LIMITS, *licence_notes(config)]
+    if model.is_dir():
+        data, licence = _notes_of_run(model), []
+    else:
+        card = beside(model)
+        text = card.read_text("utf-8", "replace") if card.is_file() else ""
+        data, licence = _notes_of_card(text)
+    return [*data, *LIMITS, *licence, *licence_notes(config)]
+
+
+def _notes_of_run(workdir: Path) -> list[str]:
+    results, protocol = finished_run.read_results(workdir), _read(workdir / "protocol.json")
+    utterances = counted(len(protocol["utterances"]), "utterance")
+    speakers = {speaker for _, _, speaker in protocol["utterances"] if speaker}
+    told = counted(len(speakers), "speaker") if speakers else ""
+    found = [_trained_on(results["corpus"], utterances, told)]
+    if final_model.is_final(results):
+        crossed = final_model.cross_validation(workdir, results)
+        results = crossed.results if crossed else results
+    if results["ua"]["mean"] is not None:
+        found.append(_reached(formats.spread(results["ua"]), _interval(results["ua"])))
+    return found
+
+
+def _notes_of_card(text: str) -> tuple[list[str], list[str]]:
+    """Finds in a card what `_notes_of_run` says of a run, and the licence of the weights."""
+    found = []
+    speakers = r"(?:(\d+ speakers?)|speakers unknown); SHA-256"
+    if match := re.search(rf"^- Corpus: (.+), (\d+ utterances?) \(.*\), {speakers}", text, re.M):
+        name = re.sub(r"\\(.)", r"\1", match[1])  # without the escapes of `plain`
+        found.append(_trained_on(name, match[2], match[3] or ""))
+    if match := re.search(rf"^\| {re.escape(SCORES['ua'])} \| (\d.*) \| (.*) \|$", text, re.M):
+        found.append(_reached(match[1], match[2]))
+    licence = re.search(r"^- (The weights: (?!none chosen).*)$", text, re.M)
+    return found, [licence[1]] if licence else []
+
+
+def _trained_on(corpus: str, utterances: str, speakers: str) -> str:
+    return f"Trained on {corpus}: {utterances}{f' of {speakers}' if speakers else ''}."
+
+
+def _reached(score: str, interval: str) -> str:
+    limits = "" if interval == formats.NO_VALUE else f", 95 % interval {interval}"
+    return (
+        f"Such models reach a {SCORES['ua']} of {score} %{limits}, on recordings of that corpus"
+        " kept out of training."
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

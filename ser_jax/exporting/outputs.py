@@ -51,7 +51,7 @@ def check_output(path: Path, kind: str, licence: str = "", about: str = "") -> N
         raise UserError(
             f"--output={path}: there is no folder {path.parent}; make it, or name another file"
         )
-    if path.is_dir() or _card(path).is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or card.beside(path).is_dir() or not os.access(path.parent, os.W_OK):
         raise UserError(f"--output={path} cannot be written; name another file")
 
 
@@ -100,7 +100,7 @@ def export(
         told = Path(about).read_text("utf-8").strip() if about else ""
         text = card.write_text(found, results, workdir, output.name, licence, told)
         _write_both(output, found, metadata, text)
-        return f"{described}: {output}, {_size(output)}; model card: {_card(output)}"
+        return f"{described}: {output}, {_size(output)}; model card: {card.beside(output)}"
     except OSError as error:
         raise UserError(
             f"--output={output} cannot be written: {error.strerror}; name another file"
@@ -138,13 +138,10 @@ def _fusion(
 
 
 def _write_both(output: Path, found: ensemble.Ensemble, metadata: dict, text: str) -> None:
-    with files.writing(_card(output)) as file:  # replaces an older card when the weights are there
+    # Replaces an older card when the weights are there.
+    with files.writing(card.beside(output)) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
         weights.write(output, found, metadata)
-
-
-def _card(output: Path) -> Path:
-    return output.with_name(f"{output.name}.md")
 
 
 def _size(path: Path) -> str:

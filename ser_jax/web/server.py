@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ser_jax import pretrained
 from ser_jax.runtime import signals
 from ser_jax.runtime.errors import UserError
 from ser_jax.web.limits import Limits
@@ -72,7 +73,7 @@ def serve(
         log.info("preparing %s", predictor.description)
         # Visitors do not see where on this machine it lies, or how the folder is called.
         described = predictor.description.replace(f" of {Path(model)}", "")
-        notes = card.notes(predictor.config, Path(model))
+        notes = card.notes(predictor.config, pretrained.find(model))
         with contextlib.closing(Engine(predictor, Stream, described, notes)) as engine:
             engine.warm_up()
             with (

@@ -181,13 +181,47 @@ def test_a_final_model_has_no_score(workdir):
     assert '"value": 0.75' in written and "by itself" not in written
 
 
-def test_what_visitors_are_told(workdir):
-    (workdir / "results.json").write_text('{"corpus": "mine"}')
+@pytest.mark.parametrize("corpus", ["mine", "a_b, 3 utterances (x) <img>"])
+def test_visitors_are_told_the_same_of_a_run_and_of_what_was_exported(workdir, corpus):
+    found = results(rows(3)) | {"corpus": corpus}
+    (workdir / "results.json").write_text(json.dumps(found))
     config = untrained.small_config("hsf_crnn")
     told = card.notes(config, workdir)
-    assert told[0] == "Trained on mine: 72 utterances of 6 speakers."
-    assert told[1:] == card.notes(config, workdir / "model.safetensors")
-    assert told[1:] == [*card.LIMITS, *card.licence_notes(config)]
+    assert told[:2] == [
+        f"Trained on {corpus}: 72 utterances of 6 speakers.",
+        "Such models reach a UA (mean recall of the classes) of 75.0 %, 95 % interval [75.0, 75.0],"
+        " on recordings of that corpus kept out of training.",
+    ]
+    general = [*card.LIMITS, *card.licence_notes(config)]
+    assert told[2:] == general
+    weights = workdir / "model.safetensors"
+    assert card.notes(config, weights) == general  # there is no card
+    for licence, chosen in (
+        ("", []),
+        ("MIT", ["The weights: MIT, as chosen by who exported them"]),
+    ):
+        written = card.write_text(untrained.make("plain_crnn"), found, workdir, "m", licence)
+        card.beside(weights).write_text(written)
+        also = card.notes(config, weights)
+        assert also[:2] == told[:2] and set(general) < set(also)
+        assert [note.partition(",")[0] for note in also if "weights" in note] == [
+            note.partition(",")[0] for note in chosen
+        ]
+    card.beside(weights).write_text("Rewritten by hand.")
+    assert card.notes(config, weights) == general
+
+
+def test_visitors_of_a_final_model_are_told_the_score_of_its_cross_validation(workdir):
+    config = untrained.small_config("plain_crnn")
+    own = results([]) | {"seeds": [0]}
+    (workdir / "results.json").write_text(json.dumps(own))
+    (workdir / "config.json").write_text(config.to_json())
+    assert not [note for note in card.notes(config, workdir) if "reach" in note]
+    beside = workdir.parent / "crossed"
+    beside.mkdir()
+    (beside / "config.json").write_text(config.to_json())
+    (beside / "results.json").write_text(json.dumps(results(rows(3))))
+    assert "of 75.0 %, 95 % interval [75.0, 75.0], on" in card.notes(config, workdir)[1]
 
 
 def test_a_missing_file_is_told(workdir):
