@@ -13,7 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import releases
+import tiny_onnx
 from commands import ROOT, SPEAKERS, TINY, command
+
+from ser_jax.commands import command_line
 
 PROMISED = 5.0  # s
 SPREAD = 3.0  # s from exec in which the moments lie
@@ -38,6 +41,15 @@ def arguments(tmp_path_factory) -> dict[str, tuple[str, ...]]:
     ended = command(*TINY, *corpus, f"--workdir={folder}/run")
     assert ended.code == 0, ended.err
     shutil.copytree(folder / "run", folder / "copy")
+    shorter = "--config.training.epochs=1"
+    assert command(*TINY, *corpus, shorter, f"--workdir={folder}/shorter").code == 0
+    rows = [
+        {"file": f"{speaker}-{label}.wav", "label": label, "speaker": speaker}
+        for speaker in ("a", "b", "c")
+        for label in ("anger", "neutral")
+    ]
+    listed = releases.write_manifest(folder / "listed", rows, seconds=0.5).parent
+    onnx = tiny_onnx.write(folder / "model.onnx")
     model, tiny = f"--model={folder}/run", (*TINY, *corpus)
     names = releases.emodb_names(("11", "12"), per_emotion=1)
     other = releases.write_emodb(folder / "other", names, seconds=0.6)  # what it was not trained on
@@ -63,6 +75,18 @@ def arguments(tmp_path_factory) -> dict[str, tuple[str, ...]]:
         "stream": (model,),
         "serve": (model, "--port=0"),
         "export": (model, f"--output={folder}/model.stablehlo"),
+        "corpora": ("--guess", corpus[1]),
+        "stress": (model, str(root), f"--output={folder}/stress-{EACH}"),
+        "fuse": (f"{folder}/run", f"{folder}/shorter", f"--workdir={folder}/fused-{EACH}"),
+        "matrix": (
+            *(*TINY, "--config.training.epochs=100000", f"--workdir={folder}/matrix-{EACH}"),
+            f"--corpora=emodb={root},manifest={listed}",
+            "--config.corpus.labels=anger=angry",
+        ),
+        "tune": (*tiny, "--trials=1000", f"--workdir={folder}/search-{EACH}"),
+        "embed": (f"--model={onnx}", "--outputs=frames", *corpus, f"--output={folder}/em-{EACH}"),
+        "models": ("emodb-plain",),
+        "cache": (),
     }
 
 
@@ -112,6 +136,7 @@ def test_every_command_ends_as_documented(moments, arguments, record_property, t
     print(f"seed {seed}")
     rng = random.Random(seed)
     names = arguments if moments > 1 else rng.sample(sorted(arguments), 4)
+    assert set(arguments) == set(command_line.commands())
     # A job in the background starts with Ctrl-C ignored, and so would the commands.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
