@@ -63,7 +63,7 @@ def test_errors_leave_with_2_and_a_sentence(tmp_path):
     ("argument", "sentence"),
     [
         ("--config.corpus.root=/nowhere", "corpus.root=/nowhere is not a folder"),
-        ("--config.corpus.name=cremad", "corpus.name='cremad' is unknown"),
+        ("--config.corpus.name=crema", "corpus.name='crema' is unknown; did you mean cremad"),
         ("--config.corpus.nam=manifest", "has no key 'nam'; did you mean 'name'?"),
         ("--config.protocol.name=foo", "protocol.name='foo' is not a protocol"),
         ("--output=/nowhere/found.csv", "there is no folder /nowhere"),

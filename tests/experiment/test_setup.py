@@ -72,7 +72,9 @@ def dataset_of(c: Any, *, deferred: bool = False, waves: Any = ()) -> Any:
     if deferred:
         features = dataclasses.replace(features, log_mel=[], deferred={"logmel": Later(log_mel)})
     fold = SimpleNamespace(train=[0, 1, 2])
-    protocol: Any = SimpleNamespace(ids="abc", targets=np.zeros(3, np.int32), folds=(fold,))
+    protocol: Any = SimpleNamespace(
+        ids="abc", targets=np.zeros(3, np.int32), strata=np.zeros(3, np.int32), folds=(fold,)
+    )
     return setup.make_dataset(c, protocol, features)
 
 

@@ -44,8 +44,9 @@ def test_the_whole_explanation_is_shown(run):
     shown.check_self_contained()
     for title in ("Most confused", "Joint representation", "Saliency"):
         assert f"<h2>{title}</h2>" in text
-    # Besides: by length, all folds by class and speaker, six folds of one speaker, two utterances.
-    assert shown.tags.count("svg") == 7 + 1 + 2 + 6 + 2
+    # Besides: accuracy by coverage, UA by length, all folds by class and speaker, six folds of one
+    # speaker, two utterances.
+    assert shown.tags.count("svg") == 7 + 1 + 1 + 2 + 6 + 2
     assert shown.links and all(link.startswith("../corpus/") for link in shown.links)
     assert "Recall by length" in text and "Recall by speaker" in text
     assert shown.tags.count("audio") == shown.tags.count("a") > 2, "every recording can be played"

@@ -172,7 +172,7 @@ trials = list_trials(protocol, seeds=4, first_seed=0, folds="")
 system = make_system(protocol, features, len(trials))
 arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(system.dataset.buckets)) + hsf.nbytes
 workdir = Path(sys.argv[1])
-system.train(trials, workdir, {})
+system.train(trials, workdir, {"config": {}})
 system.scores([workdir / "models" / t.name for t in trials], [t.fold.test for t in trials])
 # Two trials at once: parameters, two moments and the best parameters, float32.
 state = 4 * 2 * system.parameters * 4
