@@ -5,7 +5,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 PINS := $(wildcard constraints/$(VERSION).txt)
 WORKERS ?= auto
 
-.PHONY: help run test test-web test-wheel docs fuzz reliability lint emodb-plain package clean
+.PHONY: help run test test-web test-wheel docs pictures fuzz reliability lint emodb-plain package clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,11 @@ test-web: $(VENV)/installed  ## the pages in headless Chromium
 
 docs: $(VENV)/docs  ## the documentation site, in build/docs; warnings are errors
 	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+
+# Trains on the demo corpus; needs Chromium. PICTURES="report serve" makes these only.
+PICTURES ?=
+pictures: $(VENV)/installed  ## the pictures of the documentation, docs/pictures
+	$(VENV)/bin/python docs/pictures.py $(PICTURES)
 
 # Damaged recordings for some minutes; FUZZ="--seconds=600 --seed=7" sets the flags.
 FUZZ ?=

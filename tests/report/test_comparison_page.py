@@ -46,6 +46,14 @@ def test_page_of_three_runs(tmp_path):
     assert "decade" * 10 in page.text and "not comparable" not in page.text
 
 
+def test_what_is_not_there_is_not_explained(tmp_path):
+    circles, correction = "Circles: single seeds.", "Holm p is corrected for the"
+    page = written(tmp_path, make("a", 0), make("b", 1), make("c", 2))
+    assert circles in page.text and f"{correction}\n3 pairs" in page.text
+    page = written(tmp_path, make("a", 0, seeds=(0,)), make("b", 1, seeds=(0,)))
+    assert circles not in page.text and correction not in page.text
+
+
 def test_speakers_differ_as_their_rows_do(tmp_path):
     """In the order of the pair: to the right where the first run is better."""
     runs = make("a", 0), make("b", 1)
