@@ -11,6 +11,7 @@ from typing import Any
 
 from ser_jax.protocols.protocol import trial_name
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.signals import Interrupted
 from ser_jax.training import trials
 
 NONE = "none"
@@ -18,6 +19,8 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")  # names of packages and of extras
 
 Line = Mapping[str, Any]  # of metrics.jsonl
 Listener = Callable[[Sequence[Line]], None]
+Close = Callable[[str], None]  # is told how the training ended
+FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # as MLflow calls it
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ def listening(kind: str, workdir: Path, config: Mapping[str, Any]) -> Iterator[L
     """
     opened = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
     listeners: list[Listener] = []  # one, or none when it has failed
-    stack = contextlib.ExitStack()
+    closers: list[Close] = []  # one, or none if it did not open
 
     @contextlib.contextmanager
     def warning() -> Iterator[None]:
@@ -59,12 +62,20 @@ def listening(kind: str, workdir: Path, config: Mapping[str, Any]) -> Iterator[L
 
     with warning():
         if kind != NONE:
-            listeners.append(stack.enter_context(opened[kind](workdir, config)))
+            listener, close = opened[kind](workdir, config)
+            listeners.append(listener)
+            closers.append(close)
+    ended = FAILED
     try:
         yield listen
+        ended = FINISHED
+    except (Interrupted, KeyboardInterrupt):
+        ended = KILLED
+        raise
     finally:
         with warning():
-            stack.close()
+            for close in closers:
+                close(ended)
 
 
 def _named(line: Line) -> tuple[str, int, dict[str, float]]:
@@ -77,8 +88,7 @@ def _named(line: Line) -> tuple[str, int, dict[str, float]]:
     return trial, line["epoch"], values
 
 
-@contextlib.contextmanager
-def _tensorboard(workdir: Path, config: Mapping[str, Any]) -> Iterator[Listener]:
+def _tensorboard(workdir: Path, config: Mapping[str, Any]) -> tuple[Listener, Close]:
     """A folder per trial in `<workdir>/tensorboard`, so that their curves lie over one another."""
     from tensorboard.summary import Writer
 
@@ -94,49 +104,55 @@ def _tensorboard(workdir: Path, config: Mapping[str, Any]) -> Iterator[Listener]
         for writer in writers.values():
             writer.flush()
 
-    try:
-        yield listen
-    finally:
+    def close(ended: str) -> None:
+        del ended  # It has no word for it.
         for writer in writers.values():
             writer.close()
 
+    return listen, close
 
-@contextlib.contextmanager
-def _mlflow(workdir: Path, config: Mapping[str, Any]) -> Iterator[Listener]:
+
+def _mlflow(workdir: Path, config: Mapping[str, Any]) -> tuple[Listener, Close]:
     """One run, in the experiment ser_jax or MLFLOW_EXPERIMENT_NAME, of MLFLOW_TRACKING_URI."""
     import mlflow  # pyright: ignore[reportMissingImports]
 
     mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "ser_jax"))
-    with mlflow.start_run(run_name=workdir.name):
-        flat = {f"{s}.{k}": v for s, found in config.items() for k, v in found.items()}
+    mlflow.start_run(run_name=workdir.name)
+    flat = {f"{s}.{k}": v for s, found in config.items() for k, v in found.items()}
+    try:
         mlflow.log_params(flat)
+    except Exception:
+        mlflow.end_run(FAILED)
+        raise
 
-        def listen(lines: Sequence[Line]) -> None:
-            for line in lines:
-                trial, epoch, values = _named(line)
-                trial = re.sub(r"[^\w. :/-]", "_", trial, flags=re.ASCII)  # Others are refused.
-                named = {f"{trial}/{name}": value for name, value in values.items()}
-                mlflow.log_metrics(named, step=epoch)
+    def listen(lines: Sequence[Line]) -> None:
+        for line in lines:
+            trial, epoch, values = _named(line)
+            trial = re.sub(r"[^\w. :/-]", "_", trial, flags=re.ASCII)  # Others are refused.
+            named = {f"{trial}/{name}": value for name, value in values.items()}
+            mlflow.log_metrics(named, step=epoch)
 
-        yield listen
+    return listen, mlflow.end_run
 
 
-@contextlib.contextmanager
-def _wandb(workdir: Path, config: Mapping[str, Any]) -> Iterator[Listener]:
+def _wandb(workdir: Path, config: Mapping[str, Any]) -> tuple[Listener, Close]:
     """One run, in the project ser_jax or WANDB_PROJECT; an x axis of epochs per trial."""
     import wandb  # pyright: ignore[reportMissingImports]
 
     project = os.environ.get("WANDB_PROJECT", "ser_jax")
     settings = {"project": project, "name": workdir.name, "dir": str(workdir)}
-    with wandb.init(**settings, config=dict(config)) as run:
-        known = set()
+    run = wandb.init(**settings, config=dict(config))
+    known = set()
 
-        def listen(lines: Sequence[Line]) -> None:
-            for line in lines:
-                trial, epoch, values = _named(line)
-                if trial not in known:
-                    run.define_metric(f"{trial}/*", step_metric=f"{trial}/epoch")
-                    known.add(trial)
-                run.log({f"{trial}/{k}": v for k, v in {"epoch": epoch, **values}.items()})
+    def listen(lines: Sequence[Line]) -> None:
+        for line in lines:
+            trial, epoch, values = _named(line)
+            if trial not in known:
+                run.define_metric(f"{trial}/*", step_metric=f"{trial}/epoch")
+                known.add(trial)
+            run.log({f"{trial}/{k}": v for k, v in {"epoch": epoch, **values}.items()})
 
-        yield listen
+    def close(ended: str) -> None:
+        run.finish(exit_code=int(ended != FINISHED))  # It calls both failed.
+
+    return listen, close

@@ -1,12 +1,13 @@
 """Trackers: what they are told of the lines of metrics, and that they never stop a training."""
 
-import contextlib
+import signal
 import sys
 import types
 
 import pytest
 
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.signals import Interrupted
 from ser_jax.training import tracking
 
 LINE = {"fold": "a/b", "seed": 1, "phase": 1, "epoch": 2, "loss": 0.5, "validation_ua": 0.75}
@@ -42,13 +43,12 @@ def calls(monkeypatch):
     def noting(name):
         return lambda *a, **k: found.append((name, *a, *([k] if k else [])))
 
-    @contextlib.contextmanager
     def opened(**arguments):
         found.append(("open", arguments))
-        yield types.SimpleNamespace(define_metric=noting("define_metric"), log=noting("log"))
-        found.append(("close",))
+        methods = ("define_metric", "log", "finish")
+        return types.SimpleNamespace(**{name: noting(name) for name in methods})
 
-    names = ("set_experiment", "log_params", "log_metrics")
+    names = ("set_experiment", "log_params", "log_metrics", "end_run")
     mlflow = types.SimpleNamespace(start_run=opened, **{name: noting(name) for name in names})
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=opened))
@@ -64,7 +64,7 @@ def test_mlflow(calls, tmp_path):
         ("log_params", {"training.epochs": 3}),
         ("log_metrics", {"a_2Fb-1/loss": 0.5, "a_2Fb-1/validation_ua": 0.75}, {"step": 2}),
         ("log_metrics", {"a_2Fb-1-refit/loss": 0.25}, {"step": 1}),
-        ("close",),
+        ("end_run", "FINISHED"),
     ]
 
 
@@ -79,7 +79,23 @@ def test_wandb(calls, tmp_path):
     assert calls[1] == ("define_metric", "a%2Fb-1/*", {"step_metric": "a%2Fb-1/epoch"})
     names = ("a%2Fb-1/epoch", "a%2Fb-1/loss", "a%2Fb-1/validation_ua")
     assert calls[2:4] == [("log", dict(zip(names, (n, 0.5, 0.75), strict=True))) for n in (2, 3)]
-    assert calls[4:] == [("close",)]
+    assert calls[4:] == [("finish", {"exit_code": 0})]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Interrupted(signal.SIGTERM), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (ZeroDivisionError(), "FAILED"),
+    ],
+)
+def test_a_training_that_does_not_finish_is_shown_so(calls, tmp_path, error, status):
+    """And its error is not taken for one of the tracker."""
+    for kind, last in (("mlflow", ("end_run", status)), ("wandb", ("finish", {"exit_code": 1}))):
+        with pytest.raises(type(error)), tracking.listening(kind, tmp_path, CONFIG):
+            raise error
+        assert calls[-1] == last
 
 
 @pytest.mark.parametrize("failing", ["start_run", "log_metrics"])
@@ -99,11 +115,6 @@ def test_none_listens_to_nothing(tmp_path):
     with tracking.listening("none", tmp_path, CONFIG) as listen:
         listen([LINE])
     assert not list(tmp_path.iterdir())
-
-
-def test_an_error_of_the_training_is_not_taken_for_one_of_the_tracker(calls, tmp_path):
-    with pytest.raises(ZeroDivisionError), tracking.listening("mlflow", tmp_path, CONFIG):
-        raise ZeroDivisionError
 
 
 def test_a_missing_extra_is_named(monkeypatch):
