@@ -18,7 +18,10 @@ FLAGS = (
         " those that mean the same with --config.corpus.labels.",
     ),
     Flag(
-        "workdir", "runs/matrix", "Folder of the runs, one per corpus, of matrix.json and the page."
+        "workdir",
+        "",
+        "Folder of the runs, one per corpus, of matrix.json and the page; default:"
+        " runs/matrix-<corpora>-<config file stem>.",
     ),
 )
 
@@ -28,13 +31,16 @@ def main(options: Options) -> None:
     from ser_jax.experiment import corpus_matrix, pipeline
     from ser_jax.report import console
 
-    config, workdir = options.config, Path(options.workdir)
+    config = options.config
     if options.corpora:
         pairs = [each.partition("=") for each in options.corpora]
         if not all(name for name, _, _ in pairs):
             raise UserError(f"--corpora={','.join(options.corpora)}: write NAME=FOLDER,NAME=FOLDER")
         config.corpus.name = "+".join(name for name, _, _ in pairs)
         config.corpus.root = ",".join(folder for _, _, folder in pairs)
+    corpora = config.corpus.name
+    default = pipeline.default_workdir(config, corpora, options.config_file, "matrix")
+    workdir = Path(options.workdir or default)
     found, runs = corpus_matrix.make(config, workdir)
     print(console.matrix_lines(found))
     from ser_jax.report import matrix_page  # Loads matplotlib: the table need not wait.

@@ -15,7 +15,7 @@ import numpy as np
 from ser_jax.cluster import assignment
 from ser_jax.cluster.hosts import ALONE, Hosts
 from ser_jax.config import Config
-from ser_jax.corpora import findings, from_config
+from ser_jax.corpora import findings, from_config, joined
 from ser_jax.corpora.registry import READERS
 from ser_jax.corpora.table import Corpus, Rejection
 from ser_jax.evaluation import finished_run, submission
@@ -67,9 +67,17 @@ class Experiment:
     domain: dict[str, Any]
 
 
-def default_workdir(config: Config, protocol: str, config_file: str) -> Path:
-    """Returns `runs/<protocol>-<config file stem>`."""
-    return Path("runs") / f"{protocol}-{Path(config_file).stem if config_file else config.system}"
+def default_workdir(config: Config, protocol: str, config_file: str, kind: str = "") -> Path:
+    """Returns `runs/<kind>-<protocol>-<config file stem>`, another folder for other corpora.
+
+    Protocols of joined corpora that do not name them (`leave-one-corpus-out`) get their names in
+    front. `kind` is what is made other than a run, such as "tune".
+    """
+    corpora = config.corpus.name
+    if joined.PLUS in corpora and not protocol.startswith(corpora):
+        protocol = f"{corpora}-{protocol}"
+    stem = Path(config_file).stem if config_file else config.system
+    return Path("runs") / "-".join([*([kind] if kind else []), protocol, stem])
 
 
 def extract_features(
@@ -214,8 +222,8 @@ def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, A
     missing = _unfinished(experiment.trials, workdir)
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(experiment.trials)} trials of {workdir} are not finished"
-            f" ({', '.join(missing[:5])}): run the training command again"
+            f"{len(missing)} of {counted(len(experiment.trials), 'trial')} of {workdir} are not"
+            f" finished ({', '.join(missing[:5])}): run the training command again"
         )
     with contextlib.suppress(UserError):  # Damaged results are what this command is to mend.
         before = run_directory.finished_results(workdir)
@@ -455,7 +463,7 @@ def check_diverged(results: dict[str, Any]) -> None:
     if failed:
         remedy = "try a lower training.learning_rate or training.clip_norm in another --workdir"
         names = ", ".join(failed[:5])
-        raise Diverged(f"{len(failed)} of {count} trials diverged ({names}): {remedy}")
+        raise Diverged(f"{len(failed)} of {counted(count, 'trial')} diverged ({names}): {remedy}")
 
 
 def _report_rejected(folder: Path | None, rejected: Sequence[Rejection]) -> None:

@@ -5,10 +5,13 @@ tries there were and how they ended, is a text file that Optuna appends to; a se
 stopped goes on in the middle of the training that it was at.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
+import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ import numpy as np
 
 from ser_jax.config import NEUTRAL_KEYS, Config
 from ser_jax.evaluation import finished_run
-from ser_jax.experiment import config_checks, run
+from ser_jax.experiment import config_checks, run, run_directory
 from ser_jax.models import build
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 from ser_jax.training import metrics_log
 from ser_jax.tuning import space as space_file
 from ser_jax.tuning.space import Space
@@ -51,7 +55,15 @@ class Attempt:
         return float(np.mean(self.per_seed)) if self.per_seed else float("nan")
 
 
-def search(config: Config, space: Space, workdir: Path, count: int, seed: int = 0) -> list[Attempt]:
+def search(
+    config: Config,
+    space: Space,
+    workdir: Path,
+    count: int,
+    seed: int = 0,
+    *,
+    keep_all: bool = False,
+) -> list[Attempt]:
     """Tries configurations until there are `count` of them, those of earlier calls included.
 
     Args:
@@ -60,6 +72,7 @@ def search(config: Config, space: Space, workdir: Path, count: int, seed: int = 
       workdir: Folder of the study and of a run directory per try.
       count: How many tries there are to be in the end.
       seed: Of the sampler, a tree-structured Parzen estimator (Bergstra et al., 2011).
+      keep_all: Whether the models of all tries are kept; else those of the best so far.
 
     Returns:
       All tries, the best one first, then those that failed.
@@ -88,6 +101,16 @@ def search(config: Config, space: Space, workdir: Path, count: int, seed: int = 
         else:
             study.tell(number, float(np.mean(per_seed)))
             log.info("try %d: validation UA %.1f", number, 100 * np.mean(per_seed))
+        if not keep_all:
+            _delete_models(workdir, _attempts(study, space)[1:])
+    found = _attempts(study, space)
+    if not keep_all:  # What a killed search has left.
+        _delete_models(workdir, found[1:])
+    return found
+
+
+def _attempts(study: Any, space: Space) -> list[Attempt]:
+    """Returns the tries that have ended, the best one first, then those that failed."""
     told = study.user_attrs
     found = [
         Attempt(
@@ -97,8 +120,18 @@ def search(config: Config, space: Space, workdir: Path, count: int, seed: int = 
             told[str(number)]["problem"],
         )
         for number, trial in enumerate(study.get_trials(deepcopy=False))
+        if trial.state.is_finished()
     ]
     return sorted(found, key=lambda one: (bool(one.problem), -one.ua, one.number))
+
+
+def _delete_models(workdir: Path, attempts: Sequence[Attempt]) -> None:
+    """Deletes the models of tries, but of those that `ser-jax train` has scored or is scoring."""
+    for attempt in attempts:
+        folder = workdir / str(attempt.number)
+        if (folder / "models").is_dir() and not (folder / "results.json").is_file():
+            with contextlib.suppress(UserError), run_directory.locked(folder):
+                shutil.rmtree(folder / "models")
 
 
 def _next(optuna: Any, study: Any, space: Space, count: int) -> tuple[int, dict[str, Any]] | None:
@@ -127,7 +160,7 @@ def _train(config: Config, folder: Path) -> tuple[str, list[float]]:
         return str(error), []
     diverged = run.train_only(config, folder)
     if diverged:
-        return f"{len(diverged)} trials diverged ({', '.join(diverged[:5])})", []
+        return f"{counted(len(diverged), 'trial')} diverged ({', '.join(diverged[:5])})", []
     return "", validation_ua(folder)
 
 

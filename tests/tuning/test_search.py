@@ -11,7 +11,7 @@ from commands import TINY, command, read_json
 
 from ser_jax.commands import command_line
 from ser_jax.config import get_config
-from ser_jax.experiment import run
+from ser_jax.experiment import run, run_directory
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.signals import Interrupted
 from ser_jax.tuning import search, space, tuning_page
@@ -54,6 +54,8 @@ def trained(monkeypatch):
         rate = config.training.learning_rate
         found.append((folder.name, rate))
         write_metrics(folder, ("a", 0, 1, 1 - abs(np.log10(rate) + 3) / 4))
+        (folder / "models/a-0").mkdir(parents=True, exist_ok=True)
+        (folder / "models/a-0/model.npz").touch()
         return []
 
     monkeypatch.setattr(run, "train_only", train_only)
@@ -76,6 +78,24 @@ def test_it_finds_the_optimum_and_adds_to_what_was_tried(trained, tmp_path):
     assert search.search(get_config(), SPACE, tmp_path, 5) == again and len(trained) == 25
 
 
+def test_the_models_of_the_best_try_stay_and_those_of_others_go(trained, tmp_path):
+    def with_models() -> set[str]:
+        return {path.parts[-4] for path in tmp_path.glob("*/models/a-0/model.npz")}
+
+    found = search.search(get_config(), SPACE, tmp_path, 4, keep_all=True)
+    assert with_models() == {"0", "1", "2", "3"}
+    best, second, *others = (str(one.number) for one in found)
+    (tmp_path / second / "results.json").touch()  # as `ser-jax train` leaves it
+    with run_directory.locked(tmp_path / others[0]):  # as it is at work
+        assert search.search(get_config(), SPACE, tmp_path, 4) == found
+        assert with_models() == {best, second, others[0]}
+    assert search.search(get_config(), SPACE, tmp_path, 4) == found
+    assert with_models() == {best, second}
+    more = search.search(get_config(), SPACE, tmp_path, 12)
+    assert with_models() == {str(more[0].number), second}
+    assert all((tmp_path / str(one.number) / "metrics.jsonl").is_file() for one in more)
+
+
 def test_a_stopped_training_is_gone_on_with(trained, tmp_path, monkeypatch):
     finish = run.train_only
 
@@ -87,6 +107,7 @@ def test_a_stopped_training_is_gone_on_with(trained, tmp_path, monkeypatch):
         patch.setattr(run, "train_only", stop)
         with pytest.raises(Interrupted):
             search.search(get_config(), SPACE, tmp_path, 2)
+    assert (tmp_path / "0/models/a-0").is_dir(), "it goes on with what it has"
     search.search(get_config(), SPACE, tmp_path, 2)
     assert [name for name, _ in trained] == ["0", "0", "1"] and trained[0] == trained[1]
 
@@ -97,7 +118,7 @@ def test_tries_that_fail_count_and_are_told(tmp_path, monkeypatch):
     found = search.search(get_config(), values, tmp_path, 6)
     assert len(found) == 6 and not any(one.per_seed for one in found)
     assert {one.problem for one in found} == {
-        "1 trials diverged (a-0)",
+        "1 trial diverged (a-0)",
         "training.schedule='constnt' is not known; choose one of constant, cosine, linear",
     }
     assert "6 configurations tried, 6 of which failed" in tuning_page.write(
@@ -148,6 +169,7 @@ def test_the_command_and_scoring_the_best(tmp_path):
     words = shlex.split(shown.replace("\\\n", " "))
     assert words[:2] == ["ser-jax", "train"]
     best = tmp_path / "tune" / words[-1].rpartition("/")[2]
+    assert list((tmp_path / "tune").glob("*/models")) == [best / "models"]
     before = (best / "metrics.jsonl").read_text()
     scored = command(*words[2:], "--config.training.devices=2")
     assert scored.code == 0, scored.err
