@@ -1,6 +1,7 @@
 """Trains the rows of a table, each by the command that its page shows, and writes the page."""
 
 import contextlib
+import logging
 import os
 import shlex
 import subprocess
@@ -14,11 +15,10 @@ from ser_jax.runtime import strict_json
 from ser_jax.runtime.errors import EXIT_USER, Diverged, UserError
 from ser_jax.runtime.signals import ENDS_WITH_PARENT, Interrupted, Watch
 
+log = logging.getLogger(__name__)
+
 MODULE = "ser_jax.main"
 _POLL = 0.1  # s between two looks at whether a signal has come
-
-# What a row is trained with on a CPU, so that its figures do not depend on the number of cores.
-ON_CPU = {"training.devices": 2, "training.group": 2, "training.kernels": "native"}
 
 
 def command(
@@ -108,11 +108,13 @@ def reproduce(
         raise UserError(f"--rows={unknown[0]}: this table has the rows {', '.join(known)}")
     done, diverged = [], []
     shorten = cpu and not full
+    if cpu:
+        log.info("note: %s", made_with(table, extra))
     for row in table.rows:
         if only and row.preset not in only:
             continue
         workdir = folder / row.preset
-        fixed = _begun_with(workdir) or (ON_CPU if cpu else {})
+        fixed = _begun_with(workdir) or (table.made_with if cpu else {})
         arguments = command(
             *(table, row, workdir),
             **{"root": root, "seeds": seeds, "shorten": shorten, "extra": extra, "fixed": fixed},
@@ -135,6 +137,19 @@ def reproduce(
     if diverged:
         raise Diverged(f"runs of {', '.join(diverged)} diverged, see {output}")
     return 0
+
+
+def made_with(table: Table, extra: Sequence[str]) -> str:
+    """Returns in a sentence with what rows are trained that have not begun, but `extra` keys."""
+    typed = {argument.partition("=")[0] for argument in extra}
+    kept = [f"{k}={v}" for k, v in table.made_with.items() if f"--config.{k}" not in typed]
+    if not kept:
+        return "what fixes the bits is set on the command line (docs/reproducibility.md)"
+    return (
+        f"{', '.join(kept)}, as the figures of docs/emodb.md were made, whatever this machine has;"
+        " --config.training.devices=0 --config.training.group=0 use all cores and give other"
+        " figures, as another seed may (docs/reproducibility.md)"
+    )
 
 
 def on_cpu(folder: Path, rows: Sequence[Row]) -> bool:

@@ -252,6 +252,20 @@ def test_what_fixes_the_bits_is_set_and_kept(tmp_path, monkeypatch):
     ]
 
 
+def test_a_table_is_made_as_its_figures_were_and_says_so(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    given = []
+    monkeypatch.setattr(table_rows, "train", lambda arguments: given.append(arguments) or 42)
+    table = dataclasses.replace(SMALL, made_with={"training.devices": 3, "training.group": 6})
+    run_all(tmp_path, table, extra=["--config.training.group=1"])
+    kept = [a for a in given[0] if "devices" in a or "group" in a]
+    assert kept == ["--config.training.devices=3", "--config.training.group=1"]
+    assert "note: training.devices=3, as the figures" in caplog.text
+    caplog.clear()
+    run_all(tmp_path, table, cpu=False)
+    assert not caplog.text
+
+
 def reproduce(*arguments: str) -> commands.Ended:
     return commands.real_command(*arguments, name="reproduce")
 
