@@ -5,6 +5,7 @@ ser-jax evaluate --model=runs/x --config.corpus.name=emodb --config.corpus.root=
 """
 
 from ser_jax.commands.command_line import CONFIG, MODEL, Flag, Options
+from ser_jax.runtime.errors import UserError
 
 FLAGS = (
     MODEL,
@@ -30,6 +31,17 @@ def main(options: Options) -> None:
     from ser_jax.experiment import run
 
     config, other = options.config, options.sets("corpus.name")
+    for name in ("labels", "output"):
+        if (value := getattr(options, name)) and not other:
+            raise UserError(
+                f"--{name}={value} is for another corpus: name that by --config.corpus.name, or"
+                " leave it out"
+            )
+    if options.labels and options.sets("corpus.labels"):
+        raise UserError(
+            f"--labels={options.labels} and --config.corpus.labels={config.corpus.labels} are two"
+            " names of one map: write all of it in one of them"
+        )
     if options.labels:
         labels.parse(options.labels, "--labels")
         config.corpus.labels = options.labels

@@ -12,7 +12,7 @@ import numpy as np
 
 from ser_jax.config import Config
 from ser_jax.corpora import from_config
-from ser_jax.corpora.table import Corpus
+from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.evaluation import finished_run
 from ser_jax.evaluation import predictions as prediction_table
 from ser_jax.evaluation.results import summarise
@@ -89,6 +89,13 @@ def evaluate(own: Config, other: Config, workdir: Path, output: Path) -> dict[st
       UserError: If the run is not finished or a model is missing, the labels do not fit, all of the
         corpus took part in training, or the folder holds something else.
     """
+    return score(own, other, workdir, output)[0]
+
+
+def score(
+    own: Config, other: Config, workdir: Path, output: Path
+) -> tuple[dict[str, Any], tuple[Utterance, ...]]:
+    """Does what `evaluate` does; returns the utterances that are left out, too."""
     begin = time.monotonic()
     if build.uses_embeddings(own):
         if not other.features.embeddings:
@@ -107,7 +114,7 @@ def evaluate(own: Config, other: Config, workdir: Path, output: Path) -> dict[st
     from_config.log_warnings(corpus)
     check_labels(corpus, classes)
     folds = {found["fold"] for found in trained.values()}
-    corpus, digest, left_out = _without_seen(other, corpus, workdir, folds)
+    corpus, digest, seen = _without_seen(other, corpus, workdir, folds)
     table = [(u.id, u.label, u.speaker) for u in corpus.utterances]
     models = [found["sha256"] for found in trained.values()]
     evaluation = json.dumps([models, digest, table]).encode()
@@ -159,17 +166,22 @@ def evaluate(own: Config, other: Config, workdir: Path, output: Path) -> dict[st
         runs=[{**trial, "members": members}],
         seconds={name: round(value, 3) for name, value in seconds.items()},
     )
-    results |= {"evaluation_sha256": evaluation_sha256, "left_out": left_out}
+    results |= {"evaluation_sha256": evaluation_sha256, "left_out": left_out(seen)}
     if features.embeddings:
         results["embeddings"] = features.embeddings
     run_directory.write_results(output, results)
-    return results
+    return results, seen
+
+
+def left_out(seen: Collection[Utterance]) -> dict[str, Any]:
+    """Returns how many utterances were left out, and of which speakers, as in `results.json`."""
+    return {"utterances": len(seen), "speakers": sorted({row.speaker for row in seen} - {""})}
 
 
 def _without_seen(
     other: Config, corpus: Corpus, workdir: Path, folds: Collection[str]
-) -> tuple[Corpus, str, dict[str, Any]]:
-    """Returns what no model has seen of a corpus, the digest of all of it, and what was left out.
+) -> tuple[Corpus, str, tuple[Utterance, ...]]:
+    """Returns what no model has seen of a corpus, the digest of all of it, and what was seen.
 
     Raises:
       UserError: If nothing is left.
@@ -179,24 +191,23 @@ def _without_seen(
     training_data.warn_without_digests(workdir, protocol)
     seen = training_data.of_models(workdir, protocol, folds)
     recordings = {u.id: digests[u.file] for u in corpus.utterances}
-    rest, speakers = training_data.unseen(
-        corpus, recordings, seen, training_data.corpus_keys(other)
-    )
+    keys = training_data.corpus_keys(other)
+    rest, gone = training_data.unseen(corpus, recordings, seen, keys)
     whole = digest == finished_run.read_results(workdir)["corpus_sha256"]
     if whole or not rest.utterances:
         raise UserError(
-            f"all {len(corpus.utterances)} utterances of the corpus, or their speakers, were in the"
-            f" training of {workdir}: name another corpus, or score the run on its test parts with"
+            f"all {counted(len(corpus.utterances), 'utterance')} of the corpus, or their speakers,"
+            f" were in the training of {workdir}: name another corpus, or score the run on its"
+            " test parts with"
             f" ser-jax evaluate --model={workdir} alone"
         )
-    count = len(corpus.utterances) - len(rest.utterances)
-    if count:
+    if gone:
         log.warning(
-            "note: %d of %d utterances are left out: they or their speakers (%d) were in the"
-            " training",
-            *(count, len(corpus.utterances), len(speakers)),
+            "note: %d of %s are left out: they or their speakers (%d) were in the training",
+            *(len(gone), counted(len(corpus.utterances), "utterance")),
+            len(left_out(gone)["speakers"]),
         )
-    return rest, digest, {"utterances": count, "speakers": sorted(speakers)}
+    return rest, digest, gone
 
 
 def _protocol(corpus: Corpus, usable: tuple, classes: list[str]) -> Protocol:

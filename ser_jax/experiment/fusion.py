@@ -303,8 +303,10 @@ def _read_member(name: str, folder: Path) -> Member:
     for table, key in ((PREDICTIONS, "predictions_sha256"), (VALIDATION, VALIDATED)):
         path, rows = folder / table, []
         if key in found:
-            if not path.is_file() or finished_run.sha256(path) != found[key]:
-                raise UserError(f"{path} is missing or not as it was written: {remedy}")
+            if not path.is_file():
+                raise UserError(f"{path} is missing: {remedy}")
+            if finished_run.sha256(path) != found[key]:
+                raise UserError(f"{path} is not as it was written (SHA-256 differs): {remedy}")
             rows, _ = prediction_table.read_predictions(path)
         tables.append(mixture.by_trial(rows))
     return Member(name, found, *tables)
@@ -374,6 +376,10 @@ class Together(NamedTuple):
         """Returns the probabilities [N, K] of the fusion, given those of every member [M, N, K]."""
         return mixture.average(probabilities, self.weights, self.temperature)
 
+    def describe(self, workdir: Path) -> str:
+        """Returns in words which fusion it is, that in `workdir`."""
+        return f"the fusion of {workdir} ({', '.join(self.folders)})"
+
 
 def read(workdir: Path) -> Together | None:
     """Reads how a finished fusion predicts; None if the folder holds no fusion.
@@ -417,10 +423,12 @@ def evaluate_other(own: Config, other: Config, workdir: Path, output: Path) -> d
     """
     together = read(workdir)
     assert together is not None and own.system == FUSION
-    members = []
+    members, seen = [], {}  # by any member
     for name, folder in together.folders.items():
         place = output / MEMBERS / name
-        cross_corpus.evaluate(run_directory.read_config(folder), other, folder, place)
+        config = run_directory.read_config(folder)
+        _, left_out = cross_corpus.score(config, other, folder, place)
+        seen |= {row.id: row for row in left_out}
         members.append(_read_member(name, place))
     first = members[0].results
     digests = [member.results["evaluation_sha256"] for member in members]
@@ -429,6 +437,11 @@ def evaluate_other(own: Config, other: Config, workdir: Path, output: Path) -> d
     (key,) = members[0].test
     tables = [{row.id: row for row in member.test[key]} for member in members]
     usable = [name for name in tables[0] if all(name in table for table in tables)]
+    if not usable:
+        raise UserError(
+            f"no utterance of {first['corpus']} is new to all members of {workdir}, which have"
+            f" {len(seen)} of them or their speakers in their training: name another corpus"
+        )
     rows = [[table[name] for name in usable] for table in tables]
     mean = together.average(mixture.stack(rows))
     rows = mixture.predicted(rows[0], mean, first["classes"])
@@ -441,6 +454,6 @@ def evaluate_other(own: Config, other: Config, workdir: Path, output: Path) -> d
     ]
     trial = {"fold": key[0], "seed": key[1], "best_epoch": None, "status": "done"}
     found = _summarise(members, rows, [{**trial, "members": trainings}])
-    found |= {"evaluation_sha256": evaluation, "left_out": first["left_out"]}
+    found |= {"evaluation_sha256": evaluation, "left_out": cross_corpus.left_out(seen.values())}
     run_directory.write_results(output, found)
     return found

@@ -158,13 +158,14 @@ def seen_ids(
 
 def unseen(
     corpus: Corpus, recordings: Mapping[str, str], seen: Collection[TrainedOn], keys: Keys
-) -> tuple[Corpus, set[str]]:
+) -> tuple[Corpus, tuple[Utterance, ...]]:
     """Leaves out what models have seen; arguments as for `seen_ids`.
 
     Returns:
-      The rest of the corpus, and the speakers that were left out.
+      The rest of the corpus, and what was left out.
     """
     known = seen_ids(corpus.utterances, recordings, seen, keys)
-    kept = tuple(u for u in corpus.utterances if u.id not in known)
-    speakers = {u.speaker for u in corpus.utterances if u.id in known} - {""}
-    return dataclasses.replace(corpus, utterances=kept), speakers
+    kept, left_out = (
+        tuple(u for u in corpus.utterances if (u.id in known) == part) for part in (False, True)
+    )
+    return dataclasses.replace(corpus, utterances=kept), left_out

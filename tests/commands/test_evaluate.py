@@ -159,7 +159,7 @@ def test_the_map_may_not_leave_everything_out(run, emodb):
     [
         ("results.json", "is not finished: it holds 3 models and no results.json"),
         ("models/s1-0/model.json", r"1 of 3 models are missing \(s1-0\); run the training command"),
-        ("models/s1-0/model.npz", r"s1-0/model.npz is not the file that model.json describes"),
+        ("models/s1-0/model.npz", r"s1-0/model.npz is missing, which model.json describes"),
     ],
 )
 def test_a_run_that_lacks_a_model_is_refused_by_all_that_use_models(
@@ -224,6 +224,15 @@ def test_scores_of_something_else_are_not_replaced(run, emodb, tmp_path):
     to = (*to[:-1], "--labels=happy=-,neutral=-", f"--output={ROOT}")
     assert f"{ROOT} is not empty and holds no evaluation" in evaluate(*to).refusal
     assert files_and_times(output) == before
+
+
+def test_flags_that_would_change_nothing_or_hide_one_another_are_refused(run, emodb):
+    for flag in ("--labels=happy=-", "--output=scores"):
+        sentence = evaluate(f"--model={run}", flag).refusal
+        assert f"{flag} is for another corpus: name that by --config.corpus.name" in sentence
+    both = ("--labels=happy=-", "--config.corpus.labels=neutral=-")
+    sentence = evaluate(f"--model={run}", *emodb, *both).refusal
+    assert "are two names of one map: write all of it in one of them" in sentence
 
 
 @pytest.mark.parametrize("text", ["happy", "happy=", "=sad", "a=b=c", "happy:sad", "a=b,c"])

@@ -195,6 +195,32 @@ def test_another_corpus_is_scored_by_all_members(run, tmp_path):
     assert (results["utterances"], results["ensemble"]) == (8, 6)
 
 
+def test_what_any_member_has_seen_of_another_corpus_is_left_out(run, tmp_path):
+    """The second member started from a model that was trained on the speaker s1 of that corpus."""
+    rows = releases.manifest_rows(speakers=2, per_label=1)
+    root = releases.write_manifest(tmp_path / "other", rows, seconds=0.4).parent
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    member = copy / "members" / NAMES[1]
+    config = read_json(member / "config.json")
+    config["training"]["init_from"] = "/runs/before"
+    strict_json.write(member / "config.json", config)
+    seen = {"corpus": ["manifest", str(root), ""], "recordings": [], "speakers": ["s1"]}
+    folds = {trial["fold"] for trial in read_json(member / "results.json")["runs"]}
+    models = {"final-0": {"sha256": "x", "trained_on": [seen]}}
+    record = {"run": "/runs/before", "folds": dict.fromkeys(folds, "final-0"), "models": models}
+    strict_json.write(member / "init_from.json", record)
+    manifest = ("--config.corpus.name=manifest", f"--config.corpus.root={root}")
+    output = tmp_path / "scores"
+    ended = command(f"--model={copy}", *manifest, f"--output={output}", name="evaluate")
+    assert ended.code == 0, ended.err
+    parts = [output, *(output / "members" / name for name in NAMES)]
+    found = [read_json(part / "results.json")["left_out"] for part in parts]
+    gone = {"utterances": 4, "speakers": ["s1"]}
+    assert found == [gone, {"utterances": 0, "speakers": []}, gone]
+    assert "4 utterances left out" in ended.out
+    assert {row["speaker"] for row in read_table(output / "predictions.csv")} == {"s0"}
+
+
 def test_finished_runs_give_the_same(run, tmp_path):
     fused, runs = tmp_path / "fused", [str(run / "members" / name) for name in NAMES]
     (fused / "members/.svm.host-1.tmp").mkdir(parents=True)  # left by one that was killed
