@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ser_jax.corpora import manifest
+from ser_jax.corpora import findings, manifest
 from ser_jax.corpora.release_files import SHOWN, Listing, default_protocol, read_list
 from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 NAME = "files"  # the reader of patterns that users write
 FIELDS = ("label", "speaker", "session", "text", "split")  # fields of other names are attributes
@@ -27,8 +28,18 @@ SUFFIXES += (".m4a", ".aac", ".wma", ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".
 SUFFIXES += (".amr", ".au", ".sph")
 _RANK = {suffix: rank for rank, suffix in enumerate(SUFFIXES)}
 
-OTHERS = "recordings of the release are another task (songs, video) and are not read"
-TWICE = "files hold a recording that is there already and are not read"
+OTHERS = (
+    "recording of the release is another task (song, video) and is not read",
+    "recordings of the release are another task (songs, video) and are not read",
+)
+ELSEWHERE = (
+    "recording lies in another folder and is not read",
+    "recordings lie in other folders and are not read",
+)
+TWICE = (
+    "file holds a recording that is there already and is not read",
+    "files hold a recording that is there already and are not read",
+)
 
 _BLOCK = 1 << 16  # bytes in the middle of two files by which copies are known
 
@@ -215,7 +226,8 @@ def read(root: Path, *, pattern: str, allow_missing: bool) -> Corpus:
             known = ", ".join(manifest.SPLITS)
             listing.reject(name, None, "bad name", f"unknown split {split!r}; known: {known}")
         elif same != name and _are_same(root / same, root / name):
-            listing.assume(TWICE, f"{name} = {same}")
+            listing.assume(*TWICE, f"{name} = {same}")
+            listing.left_out[name] = findings.READ_ONCE, f"the same as {same}"
         else:
             fields |= {"split": manifest.SPLITS[split]} if split else {}
             _add(listing, os.path.splitext(name)[0], name, fields)
@@ -269,7 +281,8 @@ def read_release(root: Path, *, name: str, release: Release, allow_missing: bool
     for found, fields in matches.items():
         file, original = below[found], first[said[found]]
         if original != found:
-            listing.assume(TWICE, f"{file} = {below[original]}")
+            listing.assume(*TWICE, f"{file} = {below[original]}")
+            listing.left_out[file] = findings.READ_ONCE, f"the same as {below[original]}"
             continue
         known = {key: value for key, value in fields.items() if key in FIELDS}
         known |= {**release.also(fields), "label": classes[fields["label"].lower()]}
@@ -281,7 +294,8 @@ def read_release(root: Path, *, name: str, release: Release, allow_missing: bool
     rest = []
     for found in (found for found in names if found not in matches):
         if re.fullmatch(release.others, os.path.splitext(os.path.basename(found))[0]):
-            listing.assume(OTHERS, below[found])
+            listing.assume(*OTHERS, below[found])
+            listing.left_out[below[found]] = findings.ANOTHER_TASK, "named as songs or video"
         else:
             rest.append(below[found])
     _reject_others(listing, rest, {below[found] for found in matches}, release.example)
@@ -310,7 +324,7 @@ def release_matches(
 def seen(root: Path, names: Sequence[str]) -> str:
     """Describes the recordings of a folder by their number and three names."""
     shown = ", ".join(sorted(names)[:SHOWN]) + ", …" * (len(names) > SHOWN)
-    return f"{len(names)} recordings in {root}" + (f" ({shown})" if names else "")
+    return f"{counted(len(names), 'recording')} in {root}" + (f" ({shown})" if names else "")
 
 
 def _add(listing: Listing, name: str, file: str, fields: Fields) -> None:
@@ -337,7 +351,7 @@ def _reject_others(
         if os.path.dirname(name) in folders:
             listing.reject(name, None, "bad name", f"not as in {wanted}")
         else:
-            listing.assume("recordings lie in other folders and are not read", name)
+            listing.assume(*ELSEWHERE, name)
 
 
 def _are_same(one: Path, other: Path) -> bool:

@@ -7,6 +7,10 @@ SHOWN = 3  # examples in a sentence
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)  # the worst first
 
+# Recordings that are left out on purpose (`Corpus.left_out`).
+LEFT_OUT_LABEL, NO_MAJORITY = "left-out label", "no majority"
+READ_ONCE, ANOTHER_TASK = "read once", "another task"
+
 _COPY_AGAIN = "copy the file again from its source"
 _ONE_TOO_MANY = "listen to both, then delete or relabel one"
 
@@ -74,6 +78,10 @@ _REMEDIES = {
         "surround": "nothing if all channels hold speech; that of films is in channel 3",
         "other encoding": "nothing; do not mix encodings between classes",
         "not used": "nothing: the protocol leaves it out",
+        LEFT_OUT_LABEL: "nothing: corpus.labels or another of the joined corpora leaves it out",
+        NO_MAJORITY: "nothing: no class has most of its raters; corpus.raters leaves it out",
+        READ_ONCE: "nothing: the release has it twice, and one of the two is read",
+        ANOTHER_TASK: "nothing: songs and video are not read",
         "unlisted": "nothing if it is meant to be left out, such as other emotions; else list it",
     },
 }

@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ser_jax.corpora import labels
 from ser_jax.corpora.labels import KEY, LEFT_OUT
 from ser_jax.corpora.table import Corpus
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
+UNLABELLED = "utterance without a label is", "utterances without a label are"
 PLUS = "+"  # between names in `corpus.name`
 
 
@@ -75,13 +78,13 @@ def join(name: str, corpora: Mapping[str, Corpus]) -> Corpus:
     """
     folders = {prefix: os.path.abspath(corpus.root) for prefix, corpus in corpora.items()}
     root = os.path.commonpath(folders.values())
-    rows, mapping, rejected, warnings = [], {}, [], []
+    rows, mapping, rejected, warnings, left_out = [], {}, [], [], {}
     for prefix, corpus in corpora.items():
         below = Path(os.path.relpath(folders[prefix], root)).as_posix()
         below = "" if below == "." else f"{below}/"
         unlabelled = sum(not row.label for row in corpus.utterances)
         if unlabelled:
-            warnings.append(f"{prefix[:-1]}: {unlabelled} utterances without a label are left out")
+            warnings.append(f"{prefix[:-1]}: {counted(unlabelled, *UNLABELLED)} left out")
         rows += [
             dataclasses.replace(
                 row,
@@ -96,6 +99,8 @@ def join(name: str, corpora: Mapping[str, Corpus]) -> Corpus:
             if row.label
         ]
         mapping |= {prefix + old: new for old, new in corpus.label_mapping.items()}
+        gone = labels.left_out(row for row in corpus.utterances if not row.label)
+        left_out |= {below + file: why for file, why in {**corpus.left_out, **gone}.items()}
         rejected += [dataclasses.replace(row, file=below + row.file) for row in corpus.rejected]
         warnings += [f"{prefix[:-1]}: {warning}" for warning in corpus.warnings]
     return Corpus(
@@ -107,6 +112,7 @@ def join(name: str, corpora: Mapping[str, Corpus]) -> Corpus:
         rejected=tuple(rejected),
         warnings=tuple(warnings),
         modified=any(corpus.modified for corpus in corpora.values()),
+        left_out=left_out,
         folders=tuple(map(Path, folders.values())),
     )
 
@@ -128,8 +134,9 @@ def common_classes(corpus: Corpus) -> Corpus:
             for name in sorted(every)
         )
         raise UserError(
-            f"corpus.name={corpus.name}: the corpora have {len(common)} labels in common, a"
-            f" classifier needs at least 2 ({listed}): map them with {KEY}='theirs=ours,…'"
+            f"corpus.name={corpus.name}: the corpora have {counted(len(common), 'label')} in"
+            f" common, a classifier needs at least 2 ({listed}): map them with"
+            f" {KEY}='theirs=ours,…'"
         )
     dropped = collections.Counter(row.label for row in corpus.utterances if row.label not in common)
     if not dropped:
@@ -139,6 +146,7 @@ def common_classes(corpus: Corpus) -> Corpus:
         for label, count in sorted(dropped.items())
     ]
     sentence = f"labels that not all corpora have are left out: {'; '.join(described)}"
+    gone = labels.left_out(row for row in corpus.utterances if row.label not in common)
     return dataclasses.replace(
         corpus,
         utterances=tuple(row for row in corpus.utterances if row.label in common),
@@ -146,4 +154,5 @@ def common_classes(corpus: Corpus) -> Corpus:
             old: new if new in common else LEFT_OUT for old, new in corpus.label_mapping.items()
         },
         warnings=(sentence, *corpus.warnings),
+        left_out={**corpus.left_out, **gone},
     )

@@ -6,8 +6,10 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ser_jax.corpora.table import Corpus
+from ser_jax.corpora.findings import LEFT_OUT_LABEL
+from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 KEY = "corpus.labels"
 LEFT_OUT = "-"  # the class of labels that are left out
@@ -75,9 +77,19 @@ def relabel(corpus: Corpus, labels: Mapping[str, str], key: str = KEY) -> Corpus
         if labels.get(utterance.label) != LEFT_OUT  # which an unmapped label may be: refused later
     )
     if not kept:
-        raise UserError(f"{key} leaves out all {len(corpus.utterances)} utterances of the corpus")
+        raise UserError(
+            f"{key} leaves out all {counted(len(corpus.utterances), 'utterance')} of the corpus"
+        )
     mapping = {old: labels.get(new, new) for old, new in corpus.label_mapping.items()}
-    return dataclasses.replace(corpus, utterances=kept, label_mapping=mapping)
+    gone = left_out(u for u in corpus.utterances if labels.get(u.label) == LEFT_OUT)
+    return dataclasses.replace(
+        corpus, utterances=kept, label_mapping=mapping, left_out={**corpus.left_out, **gone}
+    )
+
+
+def left_out(utterances: Iterable[Utterance]) -> dict[str, tuple[str, str]]:
+    """Returns utterances that are left out for their labels, as in `Corpus.left_out`."""
+    return {row.file: (LEFT_OUT_LABEL, f"label {row.label!r}") for row in utterances}
 
 
 def check_classes(corpus: Corpus, asked: Iterable[str]) -> None:
@@ -114,7 +126,9 @@ def _found(labels: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     more = ", …" if len(labels) > 3 else ""
     count = sum(len(rows[label]) for label in labels)
     total = sum(map(len, rows.values()))
-    return f"{count} of {total} labels, {named}{more}, for example of {rows[labels[0]][0]},"
+    return (
+        f"{count} of {counted(total, 'label')}, {named}{more}, for example of {rows[labels[0]][0]},"
+    )
 
 
 def _entries(labels: Sequence[str], target: str) -> str:

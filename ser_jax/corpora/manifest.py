@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from ser_jax.corpora import release_files
+from ser_jax.corpora import findings, release_files
 from ser_jax.corpora.labels import means_nothing
 from ser_jax.corpora.release_files import (
     BadRow,
@@ -24,6 +24,7 @@ from ser_jax.corpora.release_files import (
 from ser_jax.corpora.table import Corpus, Utterance, utterance_id
 from ser_jax.runtime import files
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 REQUIRED = ("file", "label")
 OPTIONAL = ("start", "end", "speaker", "session", "split", "text")
@@ -50,6 +51,28 @@ _MEANT = {
     }.items()
     for name in names.split()
 }
+
+# What is assumed of rows, of one and of several.
+BACKSLASHES = (
+    "path has backslashes, which are read as slashes",
+    "paths have backslashes, which are read as slashes",
+)
+ABSOLUTE = (
+    "absolute path is read relative to corpus.root",
+    "absolute paths are read relative to corpus.root",
+)
+NO_ANSWER = (
+    "rater gave no answer, which is passed over",
+    "raters gave no answer, which is passed over",
+)
+MAJORITY = (
+    "recording has the class that most of its raters chose",
+    "recordings have the class that most of their raters chose",
+)
+NO_MAJORITY = (
+    "recording is left out: no class has most of its raters",
+    "recordings are left out: no class has most of their raters",
+)
 
 _DELIMITERS = (",", ";", "\t", "|")
 _EXCEL = re.compile(r'"?sep=([^\w\s]|\t)"?\1*(\r\n|\r|\n)', re.IGNORECASE)  # its first line
@@ -95,7 +118,7 @@ def read(
     attributes = _attributes([cells for _, cells in listed])
     for number, cells in relocated(release, listed, notes.append):
         if raters is not None and cells and not cells["label"]:
-            listing.assume("raters gave no answer, which is passed over", f"line {number}")
+            listing.assume(*NO_ANSWER, f"line {number}")
             continue
         try:
             found.append((number, _utterance(release, cells, attributes)))
@@ -104,9 +127,9 @@ def read(
             continue
         name = cells["file"]
         if "\\" in name:
-            listing.assume("paths have backslashes, which are read as slashes", repr(name))
+            listing.assume(*BACKSLASHES, repr(name))
         if is_absolute(name):
-            listing.assume("absolute paths are read relative to corpus.root", repr(name))
+            listing.assume(*ABSOLUTE, repr(name))
     for number, utterance in found if raters is None else _majority(listing, found, raters):
         listing.add(utterance, source, number)
     protocol, unfilled = default_protocol(listing, source)
@@ -134,10 +157,12 @@ def _majority(
         )
         (first, most), *others = [*votes.most_common(2), ("", 0)][:2]
         if others and most == others[0][1] > 0:
-            listing.assume("recordings are left out: no class has most of their raters", name)
+            listing.assume(*NO_MAJORITY, name)
+            what = ", ".join(f"{label} {count}" for label, count in votes.most_common())
+            listing.left_out[group[0][1].file] = findings.NO_MAJORITY, what
             continue
         if len(group) > 1:
-            listing.assume("recordings have the class that most of their raters chose", name)
+            listing.assume(*MAJORITY, name)
         agreeing = (row for row in group if classes.get(row[1].label, row[1].label) == first)
         number, row = next(agreeing, group[0])
         # What differs from row to row is about the raters.
@@ -153,7 +178,8 @@ def relocated(
     folder = _folder_elsewhere(root, paths)
     moved = [bool(folder) and PurePosixPath(path).is_relative_to(folder) for path in paths]
     if any(moved):
-        note(f"{sum(moved)} absolute paths below {folder} are read relative to {root}")
+        one, many = (f"absolute path{s} below {folder}" for s in ("", "s"))
+        note(f"{counted(sum(moved), f'{one} is', f'{many} are')} read relative to {root}")
     for (number, cells), path, inside in zip(listed, paths, moved, strict=True):
         own = {"file": str(PurePosixPath(path).relative_to(folder))} if inside else {}
         yield number, cells | own

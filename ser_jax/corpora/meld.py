@@ -69,7 +69,8 @@ def read(root: Path, *, allow_missing: bool) -> Corpus:
                 listing.reject(source, rows.line_num, "bad line", detail)
                 continue
             if key not in clips and key in KNOWN_BROKEN:
-                listing.assume("clips are missing in every copy of the release", key)
+                missing = "missing in every copy of the release"
+                listing.assume(f"clip is {missing}", f"clips are {missing}", key)
                 continue
             file = clips.get(key, f"{key}.mp4")
             label = LABEL_MAPPING[emotion.lower()]

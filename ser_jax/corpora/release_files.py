@@ -21,8 +21,10 @@ from ser_jax.corpora.findings import Finding
 from ser_jax.corpora.labels import means_nothing
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 SHOWN = 3  # examples in a message
+LISTED = "listed recording is", "listed recordings are"
 GROUPINGS = ("split", "speaker", "session")  # columns that make folds, the preferred first
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -258,7 +260,8 @@ class Listing:
         self.name = name  # of the reader
         self.root = root  # folder that the recordings' paths are relative to
         self.rejected: list[Rejection] = []  # in the order of the lists
-        self._assumed: dict[str, list[str]] = {}  # what was assumed → where
+        self._assumed: dict[tuple[str, str], list[str]] = {}  # what was assumed → where
+        self.left_out: dict[str, tuple[str, str]] = {}  # see `Corpus`
         self._rows: dict[str, Utterance] = {}
         self._places: dict[str, str] = {}  # id → list and line
         self._spans: dict[tuple, str] = {}  # (file identity, start, end) → id of its first row
@@ -279,7 +282,8 @@ class Listing:
         for column in ("speaker", "session"):
             name = getattr(utterance, column)
             if name and means_nothing(name):
-                self.assume(f"cells of {column} say that it is unknown", repr(name))
+                cell, cells = f"cell of {column} says", f"cells of {column} say"
+                self.assume(f"{cell} that it is unknown", f"{cells} that it is unknown", repr(name))
                 utterance = dataclasses.replace(utterance, **{column: ""})
         place = source if line is None else f"{source} line {line}"
         what = f"{utterance.id!r} ({utterance.label})"
@@ -289,7 +293,11 @@ class Listing:
                 _plain(getattr(earlier, name)) == _plain(getattr(utterance, name))
                 for name in GROUPINGS
             ):
-                self.assume("rows repeat an earlier one and are used once", f"{place}: {what}")
+                one, many = (
+                    "row repeats an earlier one and is",
+                    "rows repeat an earlier one and are",
+                )
+                self.assume(f"{one} used once", f"{many} used once", f"{place}: {what}")
                 return
             detail = f"{what} is already in {before} ({earlier.label})"
             self.reject(source, line, "duplicate", detail)
@@ -303,9 +311,9 @@ class Listing:
         self._rows[utterance.id] = utterance
         self._places[utterance.id] = place
 
-    def assume(self, what: str, example: str) -> None:
-        """Counts something that is read as it is meant; `what` follows the count in a sentence."""
-        self._assumed.setdefault(what, []).append(example)
+    def assume(self, one: str, many: str, example: str) -> None:
+        """Counts what is read as it is meant; `one` or `many` follows the count in a sentence."""
+        self._assumed.setdefault((one, many), []).append(example)
 
     def _one_spelling(self, rows: tuple[Utterance, ...]) -> tuple[Utterance, ...]:
         """Gives speakers (and sessions) whose names differ in their spelling only one name."""
@@ -316,8 +324,9 @@ class Listing:
                 spellings.setdefault(_plain(name), []).append(name)
             several = [names for names in spellings.values() if len(names) > 1]
             for names in several:
-                what = f"{column}s are spelt in several ways, each of which is taken as one"
-                self.assume(what, " = ".join(map(repr, names)))
+                ways = "spelt in several ways, each of which is taken as one"
+                example = " = ".join(map(repr, names))
+                self.assume(f"{column} is {ways}", f"{column}s are {ways}", example)
             first = {name: names[0] for names in several for name in names}
             if first:
                 rows = tuple(
@@ -354,7 +363,10 @@ class Listing:
         listed = self._one_spelling(self.utterances)
         sentences = [
             *warnings,
-            *(f"{self.name}: {len(at)} {what}: {_first(at)}" for what, at in self._assumed.items()),
+            *(
+                f"{self.name}: {counted(len(at), *what)}: {_first(at)}"
+                for what, at in self._assumed.items()
+            ),
         ]
         if self.rejected:
             sentences.append(f"{self.name}: {_summary(self.rejected)}")
@@ -376,7 +388,7 @@ class Listing:
         if absent:
             names = _first([f"{row.file}{spelling[row.id]}" for row in absent])
             found = (
-                f"{self.name}: {len(absent)} of {len(listed)} listed recordings are missing from"
+                f"{self.name}: {len(absent)} of {counted(len(listed), *LISTED)} missing from"
                 f" corpus.root={self.root} ({names})"
             )
             if not allow_missing:
@@ -397,6 +409,7 @@ class Listing:
             rejected=rejected,
             warnings=tuple(sentences),
             modified=bool(absent),
+            left_out=self.left_out,
         )
 
 
@@ -416,7 +429,8 @@ def default_protocol(listing: Listing, source: str) -> tuple[str, list[str]]:
             return f"{listing.name}-{name}", warnings
         if count:
             warnings.append(
-                f"{source}: {name} is filled in {count} of {len(rows)} rows, so it makes no folds"
+                f"{source}: {name} is filled in {count} of {counted(len(rows), 'row')}, so it"
+                " makes no folds"
             )
     return f"{listing.name}-speaker", warnings
 
@@ -436,7 +450,9 @@ def check_bad_share(rejected: Sequence[Rejection], kept: int, most: float) -> No
     examples = "; ".join(_places(bad[:SHOWN])) or "The corpus is empty"
     if not kept:
         remedy = f" ({Finding(bad[0].reason, '').remedy})" if bad else ""
-        raise UserError(f"None of {listed} listed recordings is usable. {examples}{remedy}.")
+        raise UserError(
+            f"None of {counted(listed, 'listed recording')} is usable. {examples}{remedy}."
+        )
     if len(bad) <= most * listed:
         return
     again = [row for row in bad if row.reason == "duplicate"]
@@ -448,7 +464,7 @@ def check_bad_share(rejected: Sequence[Rejection], kept: int, most: float) -> No
             " of them chose; else leave one row of each."
         )
     raise UserError(
-        f"{len(bad)} of {listed} listed recordings are unusable"
+        f"{len(bad)} of {counted(listed, *LISTED)} unusable"
         f" ({len(bad) / listed:.2%}; limit {most:.2%}), for example {examples}. {remedy}"
     )
 
@@ -457,7 +473,7 @@ def _summary(rejected: Sequence[Rejection]) -> str:
     """Names how many rows were rejected, why, and where the first few are."""
     counts = collections.Counter(row.reason for row in rejected)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    return f"{len(rejected)} rows rejected ({reasons}): {_first(_places(rejected))}"
+    return f"{counted(len(rejected), 'row')} rejected ({reasons}): {_first(_places(rejected))}"
 
 
 def _places(rejected: Sequence[Rejection]) -> list[str]:

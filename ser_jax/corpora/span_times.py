@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ser_jax.corpora.table import Corpus, Utterance, utterance_id
+from ser_jax.runtime.progress import counted
 
 # Path → length in s and sampling rate in Hz, or None for what cannot be opened. The corpora know no
 # decoder: `features.audio.length` is one.
@@ -73,7 +74,7 @@ def convert(
 
     sentence = (
         f"start and end are taken as {unit}: as seconds they fit {fits['seconds']} of"
-        f" {len(known)} recordings, as {unit} {fits[unit]}"
+        f" {counted(len(known), 'recording')}, as {unit} {fits[unit]}"
     )
     return [converted(row) for row in rows], sentence
 

@@ -62,6 +62,8 @@ class Corpus:
     modified: bool = False
     # published folds; empty for the corpora that have none or one (`Utterance.split`)
     folds: tuple[GivenFold, ...] = ()
+    # file that is left out on purpose → name and detail of the finding that says so
+    left_out: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     folders: tuple[Path, ...] = ()  # folders below `root` of joined corpora; empty if there is one
 
     def path(self, utterance: Utterance) -> Path:

@@ -12,8 +12,10 @@ from ser_jax.corpora.findings import ERROR, SEVERITIES, SHOWN, Finding, grouped
 from ser_jax.diagnosis.diagnose import Diagnosis, LabelCount
 from ser_jax.runtime import files
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 HEADER = ("file", "id", "severity", "finding", "detail")
+LISTED = "listed utterance is", "listed utterances are"
 MOST_KINDS = 5  # kinds of errors in the error message
 
 
@@ -65,7 +67,7 @@ def report_lines(diagnosis: Diagnosis, output: Path) -> str:
     for severity in SEVERITIES:
         rows = [row for row in diagnosis.findings if row.severity == severity]
         if rows:
-            lines += ["", f"  {_count(len(rows), severity)}", *_groups(rows)]
+            lines += ["", f"  {counted(len(rows), severity)}", *_groups(rows)]
     if not diagnosis.findings:
         lines += ["", "  nothing is wrong with it"]
     lines += ["", f"  every finding: {output.absolute()}"]
@@ -79,7 +81,7 @@ def check_errors(diagnosis: Diagnosis, output: Path) -> None:
         kinds = ", ".join(f"{count} {name}" for name, count in counts.most_common(MOST_KINDS))
         kinds += ", …" if len(counts) > MOST_KINDS else ""
         raise UserError(
-            f"{_count(counts.total(), ERROR)} in {_printable(diagnosis.root)} ({kinds}): mend them"
+            f"{counted(counts.total(), ERROR)} in {_printable(diagnosis.root)} ({kinds}): mend them"
             f" as the table says ({_printable(str(output))} names each), then run the doctor again"
         )
 
@@ -87,9 +89,9 @@ def check_errors(diagnosis: Diagnosis, output: Path) -> None:
 def _lengths(diagnosis: Diagnosis) -> str:
     seconds = diagnosis.seconds
     if not len(seconds):
-        return f"none of {diagnosis.listed} listed utterances is usable"
+        return f"none of {counted(diagnosis.listed, 'listed utterance')} is usable"
     return (
-        f"{len(seconds)} of {diagnosis.listed} listed utterances are usable,"
+        f"{len(seconds)} of {counted(diagnosis.listed, *LISTED)} usable,"
         f" {seconds.sum() / 3600:.2f} h: shortest {seconds.min():.2f} s, median"
         f" {np.median(seconds):.2f} s, longest {seconds.max():.2f} s"
     )
@@ -117,10 +119,6 @@ def _groups(rows: Sequence[Finding]) -> list[str]:
         if len(group) > SHOWN:
             lines.append(f"          and {len(group) - SHOWN} more")
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _printable(text: str) -> str:

@@ -8,6 +8,7 @@ from ser_jax.corpora.table import Corpus, Utterance
 from ser_jax.diagnosis.measure import Measured
 from ser_jax.features import audio, pcm
 from ser_jax.features.pcm import BadAudio
+from ser_jax.runtime.progress import counted
 
 MAX_OFFSET = 0.02  # of full scale; three times the largest mean of a recording in EMO-DB
 USUAL_ENCODING = "PCM_16"
@@ -42,7 +43,7 @@ def recording_findings(
             merged.setdefault((utterance.file, name, detail), []).append((utterance, rank))
     found = []
     for (file, name, detail), rows in merged.items():
-        more = f" (and {len(rows) - 1} more spans of it)" if len(rows) > 1 else ""
+        more = f" (and {counted(len(rows) - 1, 'more span')} of it)" if len(rows) > 1 else ""
         found.append(Finding(name, detail + more, file, rows[0][0].id, rows[0][1]))
     return found
 

@@ -1,4 +1,4 @@
-"""Findings about the table of a corpus: rejected rows, unused and unlisted recordings."""
+"""Findings about the table of a corpus: rejected rows; unused, left-out, unlisted recordings."""
 
 import os
 from collections.abc import Sequence
@@ -28,10 +28,14 @@ def rejection_findings(
 
 
 def unlisted_findings(corpus: Corpus) -> list[Finding]:
-    """Finds recordings in the folders of a corpus that no row names; hidden files are skipped."""
+    """Finds recordings in the folders of a corpus that no row names, or that are left out.
+
+    Hidden files are skipped.
+    """
     listed = {row.file for row in (*corpus.utterances, *corpus.rejected)}
+    unlisted = "unlisted", "no usable row of the corpus names it"
     return [
-        Finding("unlisted", "no usable row of the corpus names it", file)
+        Finding(*corpus.left_out.get(file, unlisted), file)
         for folder in corpus.folders or [corpus.root]
         for file in _below(corpus.root, folder)
         if file not in listed

@@ -66,7 +66,7 @@ def test_no_recording_of_emodb(tmp_path):
     ):
         read(tmp_path)
     (tmp_path / "other.wav").touch()
-    with pytest.raises(UserError, match=": 1 recordings in "):
+    with pytest.raises(UserError, match=": 1 recording in "):
         read(tmp_path)
 
 

@@ -59,7 +59,7 @@ def test_labels_that_not_all_have_are_left_out_and_named(roots):
     )
     merged = read(*roots, labels="anger=angry,boredom=low,sad=low")
     assert {row.label for row in merged.utterances} == {"angry", "happy", "low"}
-    with pytest.raises(UserError, match="have 1 labels in common.*emodb: angry, boredom, happy; m"):
+    with pytest.raises(UserError, match="have 1 label in common.*emodb: angry, boredom, happy; m"):
         read(*roots, labels="")
 
 

@@ -184,7 +184,7 @@ READ: dict[str, tuple[str | bytes, Keys, str, int, str]] = {
     ),
     "raters who disagree": (
         table(rows=[*OTHERS, *SADS[1:], *rated(SADS[:1], "sad", "angry")]),
-        *({"corpus.raters": "majority"}, THREE, 11, "1 recordings are left out: no class has most"),
+        *({"corpus.raters": "majority"}, THREE, 11, "1 recording is left out: no class has most"),
     ),
     "rows twice": (table(rows=ROWS * 2), {}, THREE, ALL, "12 rows repeat an earlier one"),
     "missing recordings": (

@@ -76,7 +76,7 @@ def test_a_clean_release_is_told_to_be_so(tmp_path):
 
 def test_a_release_without_a_usable_recording(tmp_path):
     found = diagnosis(Finding("silent", "", "a.wav"), listed=1, labels=LABELS)
-    assert "none of 1 listed utterances is usable" in report_lines(found, tmp_path / "doctor.csv")
+    assert "none of 1 listed utterance is usable" in report_lines(found, tmp_path / "doctor.csv")
     unusable = Diagnosis("manifest", "/data", "", (Finding("unusable release", "no column"),))
     lines = report_lines(unusable, tmp_path / "doctor.csv")
     assert "manifest in /data, protocol none\n" in lines and "utterances" not in lines

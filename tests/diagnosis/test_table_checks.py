@@ -1,12 +1,16 @@
 """Findings about rejected rows, unused utterances and unlisted recordings."""
 
+import collections
 import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import releases
 
+from ser_jax.config import get_config
+from ser_jax.corpora import from_config
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
 from ser_jax.diagnosis.table_checks import rejection_findings, unlisted_findings, unused_findings
 
@@ -67,6 +71,26 @@ def release(tmp_path) -> Path:
 def test_recordings_that_no_row_names(release):
     assert unlisted(release) == ["a.FLAC", "b.wav", "d.opus", "deep/er/c.mp3", "e.ogg"]
     assert unlisted(release, "b.wav", "deep/er/c.mp3", rejected=("e.ogg",)) == ["a.FLAC", "d.opus"]
+
+
+def read(name: str, root: Path, labels: str) -> Corpus:
+    config = get_config()
+    config.corpus.update({"name": name, "root": str(root), "labels": labels})
+    return from_config.read_listed(config, lambda file: None, allow_missing=False)
+
+
+def test_what_is_left_out_on_purpose_is_counted_as_what_it_is(tmp_path):
+    release = releases.write_named(tmp_path, "ravdess")
+    angry = [row.file for row in read("ravdess", release, "").utterances if row.label == "angry"]
+    (release / "Actor_01/notes").mkdir(parents=True)
+    (release / "Actor_01/notes/spoken.wav").touch()
+    found = unlisted_findings(read("ravdess", release, "angry=-"))
+    counts = collections.Counter(row.finding for row in found)
+    assert angry and counts == {
+        "read once": 2, "another task": 2, "left-out label": len(angry), "unlisted": 1
+    }  # fmt: skip
+    assert {row.file for row in found if row.detail == "label 'angry'"} == {*angry}
+    assert all(row.severity == "note" and row.remedy.startswith("nothing") for row in found)
 
 
 def test_links_to_folders_are_followed_once(release, tmp_path_factory):
