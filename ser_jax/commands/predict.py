@@ -3,6 +3,7 @@
 ser-jax predict --model=runs/x FILE|FOLDER|CSV …
 """
 
+import os
 from pathlib import Path
 
 from ser_jax.commands.command_line import ADDRESS, EMBEDDER, ENGINE, ENROL, PREDICTOR, Flag, Options
@@ -99,7 +100,7 @@ def main(options: Options) -> int:
             enrol=options.enrol,
             vad=options.vad,
         )
-    for name in ("enrol", "vad"):
+    for name in ("enrol", "embeddings"):
         if use_ray and getattr(options, name):
             raise UserError(f"--{name} is for this machine alone: leave out that or --engine=ray")
     for name in ("window", "hop", "format"):
@@ -151,11 +152,16 @@ def _predict_with_ray(options: Options, listed):
     from ser_jax.prediction import ensemble, ray_batch, weights
     from ser_jax.runtime import ray_workers
 
-    found = weights.read_models(options.model_folder)
-    if build.uses_embeddings(found.config):
-        raise UserError(f"{found.description} reads embeddings: leave out --engine=ray")
+    model, embedder = options.model_folder, options.embedder
+    found = weights.outline(model)
+    if build.uses_embeddings(found.config) and not embedder:
+        raise UserError(
+            f"{found.description} reads embeddings of another model: with --engine=ray name the"
+            " file that made them, --embedder=FILE.onnx, which every node has under the same path"
+        )
+    given = {"channel": options.channel, "vad": options.vad}
+    given["embedder"] = os.path.abspath(embedder) if embedder else ""
     decision = ensemble.make_decision(found.classes, options.classes, options.threshold)
     with ray_workers.joined(options.address) as cluster:
-        model, channel = options.model_folder, options.channel
-        rows = ray_batch.predict(model, listed, decision, cluster, channel=channel)
+        rows = ray_batch.predict(model, listed, decision, cluster, **given)
     return rows, decision, found.description

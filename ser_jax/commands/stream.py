@@ -33,7 +33,7 @@ FLAGS = (
 def main(options: Options) -> None:
     """Prints a line per segment; at the end of the input, or at Ctrl-C, the result of it all."""
     from ser_jax.features.audio import MAX_CHANNELS
-    from ser_jax.prediction import batch, live
+    from ser_jax.prediction import batch, live, segments, weights
     from ser_jax.prediction.predictor import Predictor
     from ser_jax.prediction.streaming import Stream
 
@@ -48,6 +48,7 @@ def main(options: Options) -> None:
         source = live.microphone(*form, options.device)
     else:
         source = live.standard_input(sys.stdin.fileno(), options.encoding, options.channels)
+    segments.check_streams(weights.read_config(model))  # before the models want openSMILE or more
     predictor = batch.enrolled(Predictor(model), options.enrol)
     stream = Stream(predictor, options.rate, window_seconds=options.window)
     live.listen(stream, source, live.printer(options.json))

@@ -13,7 +13,7 @@ from ser_jax.runtime import strict_json
 from ser_jax.runtime.errors import UserError
 
 REMEDY = "ser-jax evaluate --model={} scores the run again"
-REMADE = "delete it, and ser-jax evaluate --model={} writes it again"
+REMADE = f"{strict_json.DELETE}ser-jax evaluate --model={{}} writes it again"
 SCORES = ("ua", "wa", "macro_f1")
 NEEDED = (
     "system parameters corpus corpus_sha256 protocol protocol_sha256 classes seeds seeds_left_out"

@@ -5,7 +5,7 @@ load it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -85,6 +85,22 @@ def describe(
             bounds[name] = [low - below, high + max((high - middle) / 2, _LEAST[name])]
     bounds = {name: np.round(pair, 4).tolist() for name, pair in bounds.items()}
     return {"bounds": bounds, "log_mel": found}
+
+
+def is_description(value: Any) -> bool:
+    """Returns whether a value from JSON has the form of what `describe` returns."""
+    if not isinstance(value, dict) or not isinstance(value.get("bounds"), dict):
+        return False
+    bounds, known = value["bounds"], value.get("log_mel")
+    pairs = all(_is_numbers(pair) and len(pair) == 2 for pair in bounds.values())
+    if not pairs or not bounds.keys() <= WORDS.keys() or not isinstance(known, dict):
+        return False
+    mean, std = known.get("mean"), known.get("std")
+    return not known or _is_numbers(mean) and _is_numbers(std) and len(mean) == len(std)
+
+
+def _is_numbers(value: Any) -> TypeGuard[list[float]]:
+    return isinstance(value, list) and all(type(one) in (int, float) for one in value)
 
 
 def flags(

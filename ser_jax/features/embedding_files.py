@@ -18,6 +18,7 @@ import numpy as np
 from ser_jax.corpora import release_files
 from ser_jax.runtime import strict_json
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 ARRAYS = (".npy", ".npz", ".safetensors")
 CSV, PARQUET = (".csv", ".tsv", ".txt"), (".parquet", ".pq")
@@ -129,7 +130,9 @@ def _named(file: Path) -> list[Entry]:
 
 def _rows(file: Path, names: Sequence[str], values: np.ndarray) -> list[Entry]:
     if len(names) != len(values):
-        raise UserError(f"{file} holds {len(names)} names for {len(values)} embeddings")
+        raise UserError(
+            f"{file} holds {counted(len(names), 'name')} for {counted(len(values), 'embedding')}"
+        )
     return [
         Entry(name, functools.partial(values.__getitem__, number), f"{file}: {name}")
         for number, name in enumerate(names)
@@ -161,7 +164,7 @@ def _csv(path: Path) -> list[Entry]:
     if wrong:
         raise UserError(
             f"{wrong[0]} has another number of cells than the header ({len(header)}), as have"
-            f" {len(wrong) - 1} more lines: write the table again"
+            f" {counted(len(wrong) - 1, 'more line')}: write the table again"
         )
     cells = list(zip(*(row for _, row in rows), strict=True)) or [()] * len(header)
     columns: dict[str, Any] = dict(zip(header, cells, strict=True))

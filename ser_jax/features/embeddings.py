@@ -23,7 +23,7 @@ from ser_jax.features.embedding_files import Entry, entries, made_by
 from ser_jax.features.extraction import Features
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.machine import available_cores
-from ser_jax.runtime.progress import progress
+from ser_jax.runtime.progress import counted, progress
 
 LEVELS = ("utterance", "frame", "layers")
 SHAPES = {"utterance": "[D]", "frame": "[T, D]", "layers": "[L, T, D]"}  # of the arrays of a level
@@ -192,7 +192,9 @@ def _refuse(path: Path, count: int, faults: Mapping[str, Sequence[str]], remedy:
             f"{len(names)} {what}: {', '.join(names[:_EXAMPLES])}{', …' * (len(names) > _EXAMPLES)}"
             for what, names in faults.items()
         )
-        raise UserError(f"features.embeddings={path}: of {count} utterances {listed}; {remedy}")
+        raise UserError(
+            f"features.embeddings={path}: of {counted(count, 'utterance')} {listed}; {remedy}"
+        )
 
 
 # --- Their values
@@ -377,6 +379,22 @@ def width_text(shape: tuple[int, ...]) -> str:
     """Returns layers and width in words."""
     layers, width = shape
     return f"{width} values" if layers == 1 else f"{layers} layers of {width}"
+
+
+def are_facts(value: Any) -> bool:
+    """Returns whether a value from JSON has the form of `Embeddings.facts`."""
+    if not isinstance(value, dict) or "embedder" not in value or value.get("level") not in LEVELS:
+        return False
+    sizes, made = [value.get(key) for key in ("layers", "width")], value["embedder"]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        return False
+    return made is None or (
+        isinstance(made, dict)
+        and isinstance(made.get("sha256"), str)
+        and isinstance(made.get("normalise"), bool)
+        and isinstance(made.get("outputs"), list)
+        and all(isinstance(name, str) for name in made["outputs"])
+    )
 
 
 def check_alike(path: str | Path, found: Mapping[str, Any], trained: Mapping[str, Any]) -> None:

@@ -339,7 +339,8 @@ def _extract(
             raise
         return None, rejected  # none is usable: each has its rejection
     if cut := features.flagged.get(CUT):
-        log.warning("note: %d spans are %s; they are used up to it", cut, CUT)
+        spans = counted(cut, "span is", "spans are")
+        log.warning("note: %s %s; they are used up to it", spans, CUT)
     return features, rejected
 
 

@@ -17,6 +17,7 @@ from ser_jax.prediction.predictor import Prediction
 from ser_jax.prediction.streaming import Moment, Stream
 from ser_jax.runtime import files, signals
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 # Encoding → type of a sample; the bytes are little-endian.
 ENCODINGS: dict[str, Any] = {"s16": np.int16, "f32": np.float32}
@@ -115,8 +116,9 @@ def microphone(
     except (sounddevice.PortAudioError, ValueError) as error:  # ValueError: no such device
         name = f" {device}" if device else ""
         raise UserError(
-            f"the microphone{name} cannot be used at {rate} Hz with {channels} channels ({error});"
-            " try another --rate or --channels, or a --device that --devices lists"
+            f"the microphone{name} cannot be used at {rate} Hz with"
+            f" {counted(channels, 'channel')} ({error}); try another --rate or --channels, or a"
+            " --device that --devices lists"
         ) from None
 
 
@@ -128,7 +130,7 @@ def microphones() -> list[str]:
     """
     devices = enumerate(_sounddevice().query_devices())
     return [
-        f"{number:4}  {one['name']} ({one['max_input_channels']} channels,"
+        f"{number:4}  {one['name']} ({counted(one['max_input_channels'], 'channel')},"
         f" {one['default_samplerate']:.0f} Hz)"
         for number, one in devices
         if one["max_input_channels"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from ser_jax.prediction.batch import PLACE, WHY, Row
 from ser_jax.prediction.ensemble import NO_SPEECH, Answer, Decision
+from ser_jax.prediction.weights import STRANGER
 from ser_jax.runtime import files
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.progress import counted
@@ -15,7 +16,7 @@ SCHEMA = 1
 KINDS = (".csv", ".json")
 ABSTAINS = "(none)"
 # Flags that are in tables, and not worth a word in lines.
-USUAL = ("odd rate", "several channels", NO_SPEECH)
+USUAL = ("odd rate", "several channels", NO_SPEECH, STRANGER)
 
 
 def check_output(path: Path) -> None:

@@ -53,7 +53,7 @@ class Prediction(Answer):
         without speech.
       seconds: Length of the recording or span.
       flags: What is odd about it although it is used, of `pcm.FLAGS` and `domain.FLAGS`:
-        "clipped", "quieter than training", ….
+        "clipped", "quieter than training", …; and `Predictor.remarks`.
     """
 
     seconds: float
@@ -73,6 +73,8 @@ class Predictor:
       reads: Features that they need of recordings: "logmel", "hsf" (functionals), "wave".
       mix: Channel and preparation of recordings.
       vad: Whether a detector of speech decides what holds none.
+      remarks: Flags of all answers: `weights.STRANGER` of models that normalise by speaker, where
+        nobody is enrolled.
     """
 
     def __init__(
@@ -110,8 +112,8 @@ class Predictor:
             folders = self._fusion.folders.values()
             self._members = [Predictor(folder, **given) for folder in folders]
             self.config, self.classes = self._fusion.config, self._members[0].classes
-            self.description = f"the fusion of {workdir} ({', '.join(self._fusion.folders)})"
-            self.description += weights.not_enrolled(self.config)
+            described = self._fusion.describe(Path(workdir))
+            self.description = described + weights.not_enrolled(self.config)
         else:
             found = weights.read_models(Path(workdir))
             self.config, self.classes = found.config, found.classes
@@ -137,6 +139,8 @@ class Predictor:
         if "hsf" in self.reads:
             functionals.require_opensmile()
         self.mix = setup.mix(self.config)
+        normalises = speaker_rule.rule(self.config) is not None
+        self.remarks: tuple[str, ...] = (weights.STRANGER,) if normalises else ()
         self._settings = setup.logmel_settings(self.config)
         self._network = None
         if build.spec(self.config).build is not None:
@@ -195,6 +199,7 @@ class Predictor:
                 f" features.speaker_minimum={rule.minimum} are needed, as in training"
             )
         person = copy.copy(self)
+        person.remarks = ()
         person.description = self.description.replace(
             weights.NOT_ENROLLED,
             f", normalised by {counted(len(recordings), 'recording')} of the person",
@@ -466,15 +471,18 @@ class Predictor:
     def outside(
         self, values: Values, facts: Sequence[tuple[np.ndarray, float]]
     ) -> list[tuple[str, ...]]:
-        """Returns the flags of `domain.FLAGS` of N recordings; none if the run has no bounds.
+        """Returns the flags of `domain.FLAGS` of N recordings and `remarks`; old runs lack bounds.
 
         `facts` of each: `domain.measure`, and its length in s.
         """
         heard = self.descriptions[0].get("domain")
         if not heard:
-            return [()] * len(facts)
+            return [self.remarks] * len(facts)
         frames = values.log_mel or [None] * len(facts)
-        return [domain.flags(heard, *one, rows) for one, rows in zip(facts, frames, strict=True)]
+        return [
+            domain.flags(heard, *one, rows) + self.remarks
+            for one, rows in zip(facts, frames, strict=True)
+        ]
 
     @property
     def descriptions(self) -> list[dict[str, Any]]:

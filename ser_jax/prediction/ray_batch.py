@@ -10,9 +10,11 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from ser_jax import pretrained
 from ser_jax.corpora.table import Utterance
 from ser_jax.experiment import run_directory
 from ser_jax.features.pcm import BadAudio
@@ -34,17 +36,18 @@ def predict(
     decision: Decision,
     cluster: Cluster,
     workers: int = 0,
-    channel: str = "",
+    **given: Any,
 ) -> list[Row]:
     """Predicts for many recordings; see `batch.predict`.
 
     Args:
-      workdir: Run directory; every node reads it under the same path.
+      workdir: The models, as `Predictor` takes them; every node reads them under the same path.
       sources: The recordings, and rows of lists that name none.
       decision: How probabilities become answers.
       cluster: The cluster that has been joined.
       workers: How many workers; 0: one per core.
-      channel: Channel of the recordings to use; empty: as the model was trained.
+      **given: Keywords of `Predictor`: `channel`, `vad`, `embedder`. Not `embeddings`: each worker
+        would only see whether two of its own recordings have the same one.
 
     Returns:
       A row for each source, in their order. Shares agree with those of `batch.predict` to rounding.
@@ -53,12 +56,12 @@ def predict(
       UserError: If a node is not like this machine or does not read the same files, or worker after
         worker dies.
     """
-    workdir = workdir.absolute()
+    workdir = workdir.absolute() if workdir.exists() else workdir  # A packaged model is a name.
     utterances = [source for source in sources if isinstance(source, Utterance)]
     blocks = cut(utterances)
     found: dict[int, Found] = {}
     pool: Pool[Block, Scored] = Pool(
-        prepare, (workdir, channel), facts(workdir), workers or cluster.cores
+        prepare, (workdir, given), facts(workdir), workers or cluster.cores
     )
     with progress("predicting", len(utterances), "recordings") as advance, contextlib.closing(pool):
 
@@ -104,14 +107,14 @@ def without(block: Block, numbers: Iterable[int]) -> Block:
 
 def facts(workdir: Path) -> dict[str, str]:
     """Returns what must be the same on all nodes: versions, and the models."""
-    models = hashlib.sha256()
-    for path in (workdir / "config.json", *sorted(workdir.rglob("models/*/model.json"))):
+    place, models = pretrained.find(workdir), hashlib.sha256()
+    for path in (place, place / "config.json", *sorted(place.rglob("models/*/model.json"))):
         models.update(path.read_bytes() if path.is_file() else b"")
     return run_directory.versions() | {f"the digest of {workdir}": models.hexdigest()}
 
 
 def prepare(
-    workdir: Path, channel: str = ""
+    workdir: Path, given: Mapping[str, Any]
 ) -> tuple[Callable[[Block], Scored], Mapping[str, str]]:
     """In a worker: loads the models; returns what scores a block, and the facts of the node.
 
@@ -124,7 +127,7 @@ def prepare(
         f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
     )
     jax.config.update("jax_platforms", "cpu")
-    return functools.partial(score_block, Predictor(workdir, channel=channel)), facts(workdir)
+    return functools.partial(score_block, Predictor(workdir, **given)), facts(workdir)
 
 
 def _culprits(pool: "Pool[Block, Scored]", died: Sequence[Block]) -> dict[int, BadAudio]:

@@ -79,7 +79,7 @@ class Stream:
             self._listener = StreamResampler(rate, predictor.mix.channel)
         except BadAudio as error:
             raise UserError(f"a stream of {rate} Hz cannot be used: {error}") from error
-        self._rule = predictor.decision()
+        self._rule, self._remarks = predictor.decision(), predictor.remarks
         self._settings = setup.logmel_settings(predictor.config)
         frames = frame_count(round(window_seconds * self._settings.sample_rate), self._settings)
         trim = predictor.mix.trim == "ends"
@@ -164,7 +164,7 @@ class Stream:
             for hidden in self._rest(segmentation, total):
                 pool.add(hidden, self._active(segmentation, pool.count))
         pooled = [self._pooled(number, total)[:, None] for number in range(len(self._pools))]
-        flags = self._listener.flags
+        flags = (*self._listener.flags, *self._remarks)
         answer = self._rule.answers(self._network.probabilities(pooled), [flags])[0]
         return Prediction(answer.label, answer.probabilities, self._listener.seconds, flags)
 

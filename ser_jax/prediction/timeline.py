@@ -16,6 +16,7 @@ from ser_jax.prediction.predictor import Predictor
 from ser_jax.prediction.segments import can_stream
 from ser_jax.prediction.streaming import Moment, Stream
 from ser_jax.prediction.windows import Windows
+from ser_jax.runtime.progress import counted
 
 MOST_BINS = 4096  # when there are more, neighbours become one: between 2048 and 4096 are drawn
 
@@ -89,7 +90,8 @@ class Timeline:
         counts = collections.Counter(name or "no answer" for name in self.answers)
         listed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
         of = f"{os.path.basename(self.file) or 'samples'}, {self.seconds:.1f} s"
-        return f"<Timeline of {of}: {len(self.answers)} rows{f' ({listed})' if listed else ''}>"
+        rows = counted(len(self.answers), "row")
+        return f"<Timeline of {of}: {rows}{f' ({listed})' if listed else ''}>"
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes it as .csv, .json, .TextGrid (Praat), .txt (Audacity labels), .png or .svg.

@@ -55,7 +55,8 @@ def output_places(sources: Sequence[Source], output: Path | None, form: str) -> 
         return [(output, ending)]
     if output.is_file() or ending:
         raise UserError(
-            f"--output={output} is one file for {len(sources)} recordings; name a folder for them"
+            f"--output={output} is one file for {counted(len(sources), 'recording')}; name a"
+            " folder for them"
         )
     timeline_files.check_writable(output if output.is_dir() else output.parent)
     places = _in_folder(sources, output, form or "csv")

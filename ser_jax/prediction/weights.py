@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from ser_jax import config as configuration
 from ser_jax import pretrained
 from ser_jax.config import Config
-from ser_jax.experiment import config_checks
+from ser_jax.experiment import config_checks, fusion, run_directory
+from ser_jax.features import domain, embeddings
 from ser_jax.models import build
 from ser_jax.prediction import ensemble
 from ser_jax.prediction.ensemble import Ensemble
@@ -24,6 +25,7 @@ from ser_jax.training import model_files
 
 SECTIONS = ("features", "model")  # of the configuration, in the metadata
 NOT_ENROLLED = ", not normalised by speaker because nobody is enrolled"
+STRANGER = "nobody enrolled"  # flag of their answers
 
 
 def tensors(found: Ensemble) -> dict[str, np.ndarray]:
@@ -134,17 +136,17 @@ def read(path: Path, called: Path | None = None) -> Ensemble:
             raise UserError(
                 f"{path} is damaged or was edited by hand (its SHA-256 differs): export it again"
             )
-        values = {key: strict_json.parse(metadata[key]) for key in (*SECTIONS, "classes", "models")}
+        values = _parse(metadata)
         sections = {key: values[key] for key in SECTIONS} | {"system": metadata["system"]}
         config = configuration.from_json(sections)
         config_checks.check(config)
         common = {"system": metadata["system"], "classes": values["classes"]}
         embedded = (0, 0)
         if build.uses_embeddings(config):
-            common["embeddings"] = facts = strict_json.parse(metadata["embeddings"])
+            common["embeddings"] = facts = values["embeddings"]
             embedded = facts["layers"], facts["width"]
         needed = shapes(config, len(values["classes"]), embedded)
-        common["domain"] = strict_json.parse(metadata.get("domain", "null"))
+        common["domain"] = values["domain"]
         models = []
         for one in values["models"]:
             own = {}
@@ -171,6 +173,36 @@ def read(path: Path, called: Path | None = None) -> Ensemble:
         ) from None
 
 
+def _parse(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what is read of the metadata; a ValueError names what `write` cannot have written."""
+    found = {key: strict_json.parse(metadata[key]) for key in (*SECTIONS, "classes", "models")}
+    for key in ("domain", "embeddings"):  # not in files of earlier versions
+        found[key] = strict_json.parse(metadata.get(key, "null"))
+    fits = {
+        **{key: isinstance(found[key], dict) for key in SECTIONS},
+        "classes": _is_list_of(str, found["classes"]),
+        "models": _is_list_of(dict, found["models"]) and all(map(_is_model, found["models"])),
+        "domain": found["domain"] is None or domain.is_description(found["domain"]),
+        "embeddings": found["embeddings"] is None or embeddings.are_facts(found["embeddings"]),
+    }
+    if wrong := [key for key, fit in fits.items() if not fit]:
+        raise ValueError(f"{', '.join(wrong)} in its metadata: another form than was written")
+    return found
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _is_model(one: dict[str, Any]) -> bool:
+    temperature = one.get("temperature")
+    return (
+        all(isinstance(one.get(key), str) for key in ("name", "fold"))
+        and type(one.get("seed")) is int
+        and (temperature is None or type(temperature) in (int, float) and temperature > 0)
+    )
+
+
 def read_models(path: Path) -> Ensemble:
     """Reads the models of a run directory, an exported file or a packaged model, as `path` names.
 
@@ -180,6 +212,30 @@ def read_models(path: Path) -> Ensemble:
     place = pretrained.find(path)
     found = read(place, path) if place.is_file() else ensemble.read_ensemble(place)
     return dataclasses.replace(found, description=found.description + not_enrolled(found.config))
+
+
+def read_config(path: Path) -> Config:
+    """Reads the configuration of what `read_models` reads, or of a fusion; errors are the same."""
+    place = pretrained.find(path)
+    return read(place, path).config if place.is_file() else run_directory.read_config(place)
+
+
+class Outline(NamedTuple):
+    """What is known of models, or of a fusion, before they are made ready to predict."""
+
+    config: Config
+    classes: tuple[str, ...]
+    description: str  # which models predict, in words
+
+
+def outline(path: Path) -> Outline:
+    """Reads what `path` names as `Predictor` does, without a device; errors are the same."""
+    if together := fusion.read(path):
+        classes = read_models(next(iter(together.folders.values()))).classes
+        described = together.describe(path) + not_enrolled(together.config)
+        return Outline(together.config, classes, described)
+    found = read_models(path)
+    return Outline(found.config, found.classes, found.description)
 
 
 def not_enrolled(config: Config) -> str:

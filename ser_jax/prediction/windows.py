@@ -91,7 +91,7 @@ class Windows:
             self._listener.check_usable()
         except BadAudio as error:
             raise UserError(f"the stream cannot be used: {error}") from error
-        flags = self._listener.flags
+        flags = (*self._listener.flags, *self._predictor.remarks)
         silent = () if self._count else (NO_SPEECH,)
         [answer] = self._rule.answers(self._total[None] / max(1, self._count), [silent])
         return Prediction(answer.label, answer.probabilities, self._listener.seconds, flags)

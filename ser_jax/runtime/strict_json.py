@@ -17,6 +17,7 @@ from ser_jax.runtime.errors import UserError
 # Bytes; the largest file of ours, a protocol, takes about a hundred per utterance.
 LARGEST = 1 << 28
 CHECKSUM = "seal"
+DELETE = "delete it, and "  # how a remedy may begin; there is nothing to delete if it is missing
 DEEPEST = 32  # levels of objects and lists; ours have fewer than ten
 
 
@@ -49,6 +50,8 @@ def read(path: Path, *, remedy: str, sealed: bool = False) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {remedy.removeprefix(DELETE)}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
     try:

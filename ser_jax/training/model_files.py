@@ -122,11 +122,13 @@ def from_arrays(description: dict[str, Any], arrays: Mapping[str, np.ndarray]) -
 
 def _read_arrays(folder: Path, description: dict[str, Any]) -> bytes:
     path = folder / ARRAYS
-    content = path.read_bytes() if path.is_file() else b""
+    remedy = f"delete {folder} and train it again"
+    if not path.is_file():
+        raise UserError(f"{path} is missing, which {DESCRIPTION} describes; {remedy}")
+    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != description["sha256"]:
         raise UserError(
-            f"{path} is not the file that {DESCRIPTION} describes (SHA-256 differs); delete"
-            f" {folder} and train it again"
+            f"{path} is not the file that {DESCRIPTION} describes (SHA-256 differs); {remedy}"
         )
     return content
 

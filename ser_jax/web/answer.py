@@ -18,6 +18,7 @@ from ser_jax.prediction import timeline_files
 from ser_jax.prediction.ensemble import Decision
 from ser_jax.prediction.predictor import Predictor
 from ser_jax.prediction.timeline import Following, Timeline
+from ser_jax.prediction.weights import STRANGER
 from ser_jax.web.engine import Engine
 from ser_jax.web.limits import Refusal
 
@@ -70,7 +71,7 @@ class Answer(pydantic.BaseModel):
     )
     seconds: float = pydantic.Field(description="Length of the recording.")
     flags: list[str] = pydantic.Field(
-        description=f"What is odd about it, of: {', '.join((*FLAGS, *domain.FLAGS))}."
+        description=f"What is odd about it, of: {', '.join((*FLAGS, *domain.FLAGS, STRANGER))}."
     )
     long: bool = pydantic.Field(
         description=(

@@ -108,7 +108,7 @@ def make_app(
     app.add_middleware(Guard, names=names)
     _add_error_handlers(app)
     waiting, rate, sessions = Queue(limits.queue), Rate(limits.per_minute), Sessions(engine, limits)
-    of_client = PerClient(limits.per_client, "uploads")
+    of_client = PerClient(limits.per_client, "upload")
     refusals: dict[int | str, Any] = {
         code: {"model": Reason} for code in (400, 403, 408, 413, 415, 422, 429, 500, 503)
     }

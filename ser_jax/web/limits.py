@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 _TOO_SLOW = 408
 
@@ -116,8 +117,8 @@ class Queue:
             wait = max(1, math.ceil(self._mean))
             raise Refusal(
                 429,
-                f"{self._count} uploads are being worked on, as many as may be; try again in"
-                f" {wait} s",
+                f"{counted(self._count, 'upload is', 'uploads are')} being worked on, as many"
+                f" as may be; try again in {wait} s",
                 None,
                 wait,
             )
@@ -139,7 +140,7 @@ class PerClient:
     """Lets each client have so many of something at once."""
 
     def __init__(self, most: int, what: str):
-        """Starts with none; `what` is their name, in the plural."""
+        """Starts with none; `what` is the name of one."""
         self._most, self._what = most, what
         self._counts: collections.Counter[str] = collections.Counter()
 
@@ -153,8 +154,8 @@ class PerClient:
         if self._counts[client] >= self._most:
             raise Refusal(
                 429,
-                f"one client may have {self._most} {self._what} at once; try again when one of"
-                " them has ended",
+                f"one client may have {counted(self._most, self._what)} at once; try again when"
+                " one has ended",
                 None,
                 1,
             )
@@ -198,7 +199,8 @@ class Rate:
             seconds = math.ceil(wait - _TINY)
             raise Refusal(
                 429,
-                f"one client may ask {self._most} times in a minute; try again in {seconds} s",
+                f"one client may ask {counted(self._most, 'time')} in a minute; try again in"
+                f" {seconds} s",
                 None,
                 seconds,
             )

@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ser_jax.features.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 from ser_jax.web.answer import to_json
 from ser_jax.web.engine import Engine, Streaming
 from ser_jax.web.limits import Limits, PerClient, Refusal, client_of
@@ -50,7 +51,7 @@ class Sessions:
           clock: Tells the time in s.
         """
         self._engine, self._limits, self._clock = engine, limits, clock
-        self._of_client = PerClient(limits.per_client, "live sessions")
+        self._of_client = PerClient(limits.per_client, "live session")
         self.count = 0
 
     async def hold(self, websocket: WebSocket, refused: str = "") -> None:
@@ -90,8 +91,8 @@ class Sessions:
         """Counts a session while entered; those that are turned away are none."""
         if self.count >= self._limits.live_sessions:
             raise _End(
-                f"{self.count} live sessions are open, as many as may be; try again later, or send"
-                " a recording",
+                f"{counted(self.count, 'live session is', 'live sessions are')} open, as many"
+                " as may be; try again later, or send a recording",
                 _TRY_LATER,
             )
         self.count += 1
@@ -213,7 +214,9 @@ def _samples(message: bytes, channels: int, sort: str) -> np.ndarray:
     """Returns samples [S] or [S, channels] of the machine's own byte order."""
     frame = channels * np.dtype(sort).itemsize
     if not message or len(message) % frame:
-        raise _End(f"a message has {len(message)} bytes; it must be a multiple of {frame}")
+        raise _End(
+            f"a message has {counted(len(message), 'byte')}; it must be a multiple of {frame}"
+        )
     samples = np.frombuffer(message, sort)
     samples = samples.astype(samples.dtype.newbyteorder("="))
     return samples if channels == 1 else samples.reshape(-1, channels)

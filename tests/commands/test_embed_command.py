@@ -4,11 +4,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import releases
 import tiny_onnx
-from commands import command, files_and_times, read_json, read_table, train
+import web_servers
+from commands import SLOW, command, files_and_times, read_json, read_table, train
 
 import ser_jax
 from ser_jax.features import audio, embedder
@@ -98,15 +100,12 @@ def test_other_embeddings_are_not_mixed_with_these(corpus, made, tmp_path):
 def test_recordings_are_predicted_by_the_same_model(corpus, made, run, tmp_path):
     model = read_json(run / "models/s0-0/model.json")["embeddings"]
     assert model["embedder"]["sha256"] == embedder.digest(made[0]) and model["layers"] == 2
-    rows = read_table(run / "predictions.csv")
-    files = [str(root_of(corpus) / f"{row['id']}.wav") for row in rows]
-    names = [key for key in rows[0] if key.startswith("p_")]
-    expected = [[float(row[name]) for name in names] for row in rows]
+    files, expected = scored(corpus, run)
     flags = (f"--model={run}", f"--embedder={made[0]}", f"--output={tmp_path / 'table.csv'}")
     for more in ((), ("--no_store",)):
         assert command(*flags, *more, *files, name="predict").code == 0
         table = read_table(tmp_path / "table.csv")
-        got = [[float(row[name]) for name in names] for row in table]
+        got = [[float(row[key]) for key in row if key.startswith("p_")] for row in table]
         np.testing.assert_allclose(got, expected, atol=1e-5)
     output = tmp_path / "timeline.csv"
     ended = command(*flags[:2], "--timeline", "--window=0.3", "--hop=0.1", f"--output={output}",
@@ -116,6 +115,60 @@ def test_recordings_are_predicted_by_the_same_model(corpus, made, run, tmp_path)
     predictor = ser_jax.load(run, embedder=made[0])
     answer = predictor.predict(samples_of(Path(files[0])), rate=16000)
     np.testing.assert_allclose(list(answer.probabilities.values()), expected[0], atol=1e-5)
+
+
+def scored(corpus, run) -> tuple[list[str], list[list[float]]]:
+    """The files of the run's test part, and their probabilities in its table."""
+    rows = read_table(run / "predictions.csv")
+    files = [str(root_of(corpus) / f"{row['id']}.wav") for row in rows]
+    return files, [[float(row[key]) for key in row if key.startswith("p_")] for row in rows]
+
+
+def test_served_models_embed_uploads(corpus, made, run, tmp_path):
+    (file, *_), (expected, *_) = scored(corpus, run)
+    with web_servers.started(run, tmp_path, f"--embedder={made[0]}") as (_, url):
+        live = httpx.get(f"{url}/api/model").json()
+        answer = httpx.post(
+            f"{url}/api/predict", files={"file": Path(file).read_bytes()}, timeout=SLOW
+        ).json()
+    np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=1e-5)
+    assert not live["live"] and "needs the whole utterance" in live["live_reason"]
+    refused = command(f"--model={run}", "--port=0", name="serve").refusal
+    assert "reads embeddings of another model: name the file that made them" in refused
+
+
+def test_changed_recordings_are_embedded(corpus, made, run, tmp_path):
+    """The answers to unchanged recordings are those of the run's own table."""
+    output = tmp_path / "stress"
+    flags = (f"--model={run}", f"--embedder={made[0]}", f"--output={output}")
+    ended = command(*flags, name="stress")
+    assert ended.code == 0, ended.err
+    found = read_json(output / "stress.json")
+    unchanged = found["changes"][0]
+    scores = read_json(run / "results.json")["ua"]["mean"]
+    assert unchanged["ua"] == pytest.approx(scores) and found["recordings"] == 8
+    assert any(row["stays"] < 1 for row in found["changes"])
+
+
+def test_workers_on_ray_embed(corpus, made, run, tmp_path):
+    pytest.importorskip("ray")
+    files, expected = scored(corpus, run)
+    table = tmp_path / "table.csv"
+    flags = (f"--model={run}", "--engine=ray", f"--output={table}", *files)
+    refused = command(*flags, name="predict").refusal
+    assert "with --engine=ray name the file that made them, --embedder=FILE.onnx" in refused
+    refused = command(*flags, f"--embeddings={made[1]}", name="predict").refusal
+    assert "--embeddings is for this machine alone: leave out that or --engine=ray" in refused
+    ended = command(*flags, f"--embedder={made[0]}", name="predict")
+    assert ended.code == 0, ended.err
+    got = [[float(row[key]) for key in row if key.startswith("p_")] for row in read_table(table)]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_stream_of_models_that_need_whole_recordings_says_what_there_is(run):
+    """It advises no --embedder, which would not help."""
+    refused = command(f"--model={run}", name="stream").refusal
+    assert refused.startswith("probe needs the whole utterance and cannot follow a stream; score")
 
 
 def test_another_model_is_refused(made, run, tmp_path):

@@ -1,16 +1,11 @@
 """The serve command: many visitors get what `predict` gives, and signals end it."""
 
 import concurrent.futures
-import contextlib
 import csv
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
-import sys
-from pathlib import Path
 
 import bad_recordings
 import httpx
@@ -19,7 +14,8 @@ import pytest
 import releases
 import web_servers
 import websockets.sync.client as sync
-from commands import ROOT, SLOW, command
+from commands import SLOW, command
+from web_servers import started
 
 import ser_jax
 from ser_jax.corpora.table import Utterance
@@ -36,28 +32,6 @@ def recordings() -> list[np.ndarray]:
         releases.tone_like_speech(0.5 + 0.15 * number, labels[number % 2], f"s{number}", number)
         for number in range(20)
     ]
-
-
-@contextlib.contextmanager
-def started(run: Path, uploads: Path, *arguments: str):
-    """Runs the command as a user does; yields the process and the address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ser_jax", "serve", f"--model={run}", "--port=0", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(uploads)},
-    )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        ready = re.fullmatch(r"ready: (http://127\.0\.0\.1:\d+)  \(Ctrl-C ends it\)\n", line)
-        assert ready, line + process.communicate()[1]
-        yield process, ready[1]
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def ended(process: subprocess.Popen[str], number: int) -> tuple[int, str]:

@@ -91,6 +91,12 @@ def test_who_is_enrolled_is_heard_as_a_test_speaker(run, tmp_path):
     ended, without = predict(run, folder, tmp_path / "without.json")
     assert "--enrol=FOLDER" in ended.err and not np.allclose(without, expected, atol=5e-5)
     assert "because nobody is enrolled" in read_json(tmp_path / "without.json")["model"]
+    for name, flagged in (
+        ("without", True),
+        ("enrolled", False),
+    ):  # A CSV table has the flags only.
+        rows = read_json(tmp_path / f"{name}.json")["predictions"]
+        assert {"nobody enrolled" in row["flags"] for row in rows} == {flagged}
     # In Python, and what does not fit.
     files = sorted(folder.glob("*.wav"))
     model = ser_jax.load(run)
@@ -105,7 +111,12 @@ def test_who_is_enrolled_is_heard_as_a_test_speaker(run, tmp_path):
     assert "segments" not in person.__dict__
     live = person.timeline(files[0]).so_far
     np.testing.assert_allclose(live[-1], expected[0], atol=1e-5)
-    assert not np.allclose(live, model.timeline(files[0]).so_far, atol=1e-5)
+    unknown = model.timeline(files[0])
+    assert not np.allclose(live, unknown.so_far, atol=1e-5)
+    assert (
+        "nobody enrolled" in unknown.flags
+        and "nobody enrolled" not in person.timeline(files[0]).flags
+    )
 
 
 def test_one_gain_brings_all_recordings_of_a_speaker_to_the_level(root, tmp_path):

@@ -217,7 +217,7 @@ def test_spans_are_found_by_their_times(tmp_path):
     write_tree(tmp_path / "tree", {row.id: np.full(3, n) for n, row in enumerate(spans)})
     assert found(tmp_path / "tree", spans)[0].vectors()[:, 0].tolist() == [0, 1, 2]
     for wrong in (utterance("a.wav", 0.0, 1.4), utterance("a.wav")):  # another end; the whole
-        with pytest.raises(UserError, match="of 1 utterances 1 have"):
+        with pytest.raises(UserError, match="of 1 utterance 1 have"):
             found(path, [wrong])
 
 
@@ -228,7 +228,7 @@ def test_rows_of_a_recording_are_its_frames(tmp_path):
     assert whole[0][:, 0, 0].tolist() == [0, 1, 2, 3]
     part, _ = found(path, [utterance("a.wav", 0.02, 0.06)], "frame")
     assert part[0][:, 0, 0].tolist() == [1, 2]
-    with pytest.raises(UserError, match="of 1 utterances 1 have 4 "):
+    with pytest.raises(UserError, match="of 1 utterance 1 have 4 "):
         found(path, [utterance("a.wav")])
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from typing import Any
 import bad_recordings
 import numpy as np
 import pytest
+from commands import ROOT
 
 from ser_jax import config
 from ser_jax.features.audio import USUAL
@@ -42,6 +45,7 @@ class LoudIsAngry:
     description = "a model that hears loudness"
     mix = USUAL
     vad = False
+    remarks = ()
 
     def __init__(self):
         self.config = config.get_config()
@@ -184,3 +188,25 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as uploads, serving(Path(uploads), Limits()) as server_:
         print(server_.url, flush=True)
         sys.stdin.read()  # until the test closes it
+
+
+@contextlib.contextmanager
+def started(run: Path, uploads: Path, *arguments: str):
+    """Runs the command as a user does; yields the process and the address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ser_jax", "serve", f"--model={run}", "--port=0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(uploads)},
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        ready = re.fullmatch(r"ready: (http://127\.0\.0\.1:\d+)  \(Ctrl-C ends it\)\n", line)
+        assert ready, line + process.communicate()[1]
+        yield process, ready[1]
+    finally:
+        process.kill()
+        process.communicate()

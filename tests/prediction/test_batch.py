@@ -90,7 +90,7 @@ def test_times_in_milliseconds_are_converted_and_rows_keep_their_places(tmp_path
     path.write_text("file\nD:\\talk\\a.wav\n")  # written on another machine
     (moved,) = find([str(path)])
     assert moved.file == f"{tmp_path}/a.wav"
-    assert f"1 absolute paths below D:/talk are read relative to {tmp_path}" in caplog.text
+    assert f"1 absolute path below D:/talk is read relative to {tmp_path}" in caplog.text
 
 
 def test_a_name_that_is_not_utf_8_comes_back_from_the_table(folder):

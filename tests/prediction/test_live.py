@@ -108,7 +108,7 @@ def test_the_microphone(driver, caplog):
 
 
 def test_one_of_several_microphones(driver):
-    lines = ["   0  Webcam (2 channels, 48000 Hz)", "   2  Headset (1 channels, 48000 Hz)"]
+    lines = ["   0  Webcam (2 channels, 48000 Hz)", "   2  Headset (1 channel, 48000 Hz)"]
     assert live.microphones() == lines
     for given, passed in (("2", 2), ("Headset", "Headset")):
         source = live.microphone(8000, "s16", 1, given)
@@ -118,7 +118,7 @@ def test_one_of_several_microphones(driver):
 
 
 def test_what_the_microphone_cannot_do_is_said(driver):
-    sentence = r"cannot be used at 7000 Hz with 1 channels \(Invalid sample rate\); try another"
+    sentence = r"cannot be used at 7000 Hz with 1 channel \(Invalid sample rate\); try another"
     with pytest.raises(UserError, match=sentence):
         next(live.microphone(7000, "s16", 1))
     FakeInput.opened.clear()

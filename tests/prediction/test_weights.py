@@ -129,6 +129,45 @@ def test_what_is_no_such_file_is_refused(tmp_path, kind):
         weights.read_models(path)
 
 
+BOUNDS = {"bounds": {"level": [-40.0, -10.0]}, "log_mel": {}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("features", value) for value in ([], "x", None)),
+        ("model", 3),
+        *(("classes", value) for value in ("angry", {"angry": 1}, [1, 2, 3], None)),
+        *(("models", value) for value in ({}, "x", [1], [[]], [{}])),
+        *(("models", [{"fold": "03", **one}]) for one in ({"name": 1}, {"name": "03-0"})),
+        *(
+            ("models", [{"name": "03-0", "fold": "03", "seed": 0, "temperature": value}])
+            for value in ("1.5", True, [1], -1.0)
+        ),
+        *(("domain", value) for value in ([], "x", {"bounds": []}, {"bounds": {}})),
+        *(
+            ("domain", BOUNDS | {"bounds": {name: pair}})
+            for name, pair in (("level", 3), ("level", ["a", "b"]), ("level", [1]), ("x", [1, 2]))
+        ),
+        ("domain", BOUNDS | {"log_mel": {"mean": [1.0], "std": "x"}}),
+        *(("embeddings", value) for value in ([], {}, {"level": "frame", "embedder": None})),
+        ("embeddings", {"level": "frame", "layers": 1, "width": 4, "embedder": {"sha256": 1}}),
+    ],
+)
+def test_metadata_of_another_type_are_named(tmp_path, key, value, monkeypatch):
+    """As somebody else's program may have written them, with a digest that fits."""
+    path, found = tmp_path / "m.safetensors", untrained.make("plain_crnn")
+    weights.write(path, found, described(found) | {"domain": BOUNDS})
+    assert weights.read(path).models[0].description["domain"] == BOUNDS
+    monkeypatch.setattr(weights, "SECTIONS", ())
+    sections = {name: found.config[name].to_dict() for name in ("features", "model")}
+    weights.write(path, found, described(found) | sections | {key: json.dumps(value)})
+    monkeypatch.undo()
+    sentence = rf"holds no models \({key} in its metadata: another form .*: name a run directory"
+    with pytest.raises(UserError, match=sentence):
+        weights.read(path)
+
+
 @pytest.mark.parametrize(
     ("system", "place", "value", "sentence"),
     [

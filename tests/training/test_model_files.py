@@ -60,18 +60,23 @@ def flip(content: bytes, place: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [lambda content: flip(content, 500), lambda content: content[:-100], lambda content: b"", None],
+    ("damage", "what"),
+    [
+        (lambda content: flip(content, 500), "is not the file that"),
+        (lambda content: content[:-100], "is not the file that"),
+        (lambda content: b"", "is not the file that"),
+        (None, "is missing, which"),
+    ],
     ids=["bit", "short", "empty", "missing"],
 )
-def test_damaged_arrays(folder, damage):
+def test_damaged_arrays(folder, damage, what):
     path = folder / "model.npz"
     model_files.check(folder)
     content = path.read_bytes()
     path.unlink()
     if damage:
         path.write_bytes(damage(content))
-    sentence = rf"{path} is not the file that model.json .* delete {folder}"
+    sentence = rf"{path} {what} model.json .* delete {folder}"
     for act in (model_files.read_model, model_files.check):
         with pytest.raises(UserError, match=sentence):
             act(folder)

@@ -153,6 +153,7 @@ const ODD = {
   "shorter than training": "shorter than what this model has heard",
   "longer than training": "longer than what this model has heard",
   "other sound than training": "it does not sound like what this model has heard: another room, microphone or kind of sound",
+  "nobody enrolled": "this model was scored with recordings of each speaker; without yours it answers as for a stranger, less surely",
 };
 
 function showAnswer(answer, name) {
