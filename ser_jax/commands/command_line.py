@@ -34,6 +34,7 @@ from ser_jax.config import (
 )
 from ser_jax.runtime.errors import (
     EXIT_USER,
+    NO_ACCESS,
     NO_ROOM,
     Diverged,
     HostLost,
@@ -235,10 +236,10 @@ def command_help(command: Any) -> str:
 def run(command: Any, arguments: Sequence[str]) -> int:
     """Parses the flags of a command, runs it and returns its exit code.
 
-    Errors that the user can mend, a full disk among them, end with one sentence on standard error
-    and exit code 2, diverged training with 3, a lost host with 134, SIGTERM with
-    `training.preemption_exit_code`; anything else is a defect of this program and keeps its
-    traceback. A reader that goes away (`| head`) ends the command without a word.
+    Errors that the user can mend, a full disk or a place without permission among them, end with
+    one sentence on standard error and exit code 2, diverged training with 3, a lost host with 134,
+    SIGTERM with `training.preemption_exit_code`; anything else is a defect of this program and
+    keeps its traceback. A reader that goes away (`| head`) ends the command without a word.
     """
     with guarded() as guard:
         return guard.finish(_run(command, arguments, guard))
@@ -273,6 +274,11 @@ def _run(command: Any, arguments: Sequence[str], guard: Guard) -> int:
             raise
         return _fail(sentence)
     except OSError as error:
+        if error.errno in NO_ACCESS and error.filename:
+            return _fail(
+                f"{error.filename} cannot be used ({error.strerror}): name another place, or see"
+                " to its permissions"
+            )
         if error.errno not in NO_ROOM:
             raise
         _drop_output()  # It may be what has no room.

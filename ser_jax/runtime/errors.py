@@ -8,6 +8,10 @@ EXIT_DIVERGED = 3
 EXIT_HOST_LOST = 134  # as jax itself ends when a process is lost; schedulers start such a job again
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a write that finds no space
+# Errors about what a name leads to: no permission, a read-only disk, a file in the place of a
+# folder and the other way round, a name that is too long, links in circles.
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+NO_ACCESS += (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 # Of jax and XLA: what their message holds → what is so, and the remedy.

@@ -324,7 +324,25 @@ def test_full_output_is_no_traceback(body):
         assert subprocess.run(command, stdout=full, stderr=full, timeout=120).returncode == 2
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EBADF, "Bad"), ZeroDivisionError()])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR])
+def test_a_place_that_cannot_be_used_is_named(number, ended):
+    code, message = ended(OSError(number, os.strerror(number), "/a/b"))
+    assert (code, message) == (
+        2,
+        f"error: /a/b cannot be used ({os.strerror(number)}): name another place, or see to its"
+        " permissions\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EBADF, "Bad"),
+        OSError(errno.ENOENT, "No", "/a"),
+        OSError(errno.EACCES, "No name"),
+        ZeroDivisionError(),
+    ],
+)
 def test_a_defect_keeps_its_traceback(error, ended):
     with pytest.raises(type(error)):
         ended(error)
