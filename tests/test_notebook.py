@@ -35,7 +35,7 @@ CELLS = (
     ("model = ser_jax.load(results.folder); model", "<Predictor: the ensemble of 3 models of run"),
     ("len(model.predict([{wav!r}, {wav!r}]))", "2"),
     ("ser_jax.evaluate('run')['ua'] == results['ua']", "True"),
-    ("model.timeline({wav!r})", "<Timeline of sad0.wav, 0.4 s: 1 rows"),
+    ("model.timeline({wav!r})", "<Timeline of sad0.wav, 0.4 s: 1 row"),
 )
 
 
@@ -129,7 +129,7 @@ def test_how_training_stops(monkeypatch, stop, expected, sentence):
 def test_diverged_trials_are_an_error(monkeypatch, tmp_path):
     found = {"runs": [{"fold": "a", "seed": 0, "status": "diverged"}]}
     monkeypatch.setattr(experiments, "train", lambda *_: experiments.Results(found, tmp_path))
-    with pytest.raises(Diverged, match=r"1 of 1 trials diverged \(a-0\)"):
+    with pytest.raises(Diverged, match=r"1 of 1 trial diverged \(a-0\)"):
         ser_jax.train(get_config())
 
 

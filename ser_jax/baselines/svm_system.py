@@ -23,7 +23,7 @@ from ser_jax.protocols.protocol import Protocol
 from ser_jax.runtime import files, strict_json, workers
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.machine import available_cores, processor_name
-from ser_jax.runtime.progress import progress
+from ser_jax.runtime.progress import counted, progress
 from ser_jax.runtime.signals import removing
 from ser_jax.training import model_files
 from ser_jax.training.trials import Trial
@@ -240,7 +240,7 @@ def _write_metrics(folder: Path, models: Path, trials: Sequence[Trial], iteratio
     ended = sum(count >= iterations for count in passes)
     if ended:
         log.warning(
-            "note: %d of %d fits ended unconverged after svm.iterations=%d passes; a higher limit"
-            " or a smaller largest svm.c would mend that",
-            *(ended, len(passes), iterations),
+            "note: %d of %s ended unconverged after svm.iterations=%d; a higher limit or a smaller"
+            " largest svm.c would mend that",
+            *(ended, counted(len(passes), "fit"), iterations),
         )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ser_jax.cluster.hosts import Hosts
 from ser_jax.runtime import files, strict_json
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 from ser_jax.training import checkpoint, metrics_log, model_files
 from ser_jax.training.trials import Trial
 
@@ -35,9 +36,9 @@ def check(trials: Sequence[Trial], hosts: Hosts) -> None:
     independent = len(_families(trials))
     if independent < hosts.count:
         raise UserError(
-            f"{hosts.count} processes, but only {independent} of {len(trials)} trainings (folds x"
-            f" seeds) do not wait for others: start at most {independent} processes or raise"
-            " protocol.seeds"
+            f"{hosts.count} processes, but only {independent} of"
+            f" {counted(len(trials), 'training')} (folds x seeds) do not wait for others: start"
+            f" at most {counted(independent, 'process', 'processes')} or raise protocol.seeds"
         )
 
 
@@ -56,7 +57,8 @@ def jobs(trials: Sequence[Trial], workdir: Path, hosts: Hosts) -> list[Job]:
     by_name = {trial.name: trial for trial in trials}
     own = hosts.broadcast("jobs", plan)[hosts.index]
     count = sum(map(len, own.values()))
-    log.info("%d of %d trials are trained by this process", count, len(trials))
+    every = counted(len(trials), "trial is", "trials are")
+    log.info("%d of %s trained by this process", count, every)
     return [
         Job(workdir / folder, [by_name[name] for name in names]) for folder, names in own.items()
     ]

@@ -5,6 +5,7 @@ ser-jax cache --prune --most_gb=5
 
 from ser_jax.commands.command_line import Flag, Options
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 FLAGS = (
     Flag("prune", False, "Remove features, the longest unread first, down to --most_gb."),
@@ -23,9 +24,10 @@ def main(options: Options) -> None:
     folder = machine.cache_folder()
     if options.prune:
         count, size = machine.prune(folder / "features", options.most_gb * 1e9)
-        print(f"removed {count} entries of features, {size / 1e9:.3f} GB")
+        entries = counted(count, "entry", "entries")
+        print(f"removed {entries} of features, {size / 1e9:.3f} GB")
     print(folder)
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         sizes = machine.sizes(part)
         size = sum(size for _, size in sizes.values()) / 1e9
-        print(f"  {part.name:<10} {size:10.3f} GB in {len(sizes)} files")
+        print(f"  {part.name:<10} {size:10.3f} GB in {counted(len(sizes), 'file')}")

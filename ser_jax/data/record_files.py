@@ -25,7 +25,7 @@ from ser_jax.data.dataset import Rows, Source
 from ser_jax.runtime import files, strict_json
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.machine import available_cores
-from ser_jax.runtime.progress import progress
+from ser_jax.runtime.progress import counted, progress
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -279,7 +279,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         count = len(list(folder.glob(f"*{RECORDS}")))
         raise UserError(
-            f"{folder} holds {count} record files but no {INDEX}, which describes them: {_REMEDY}"
+            f"{folder} holds {counted(count, 'record file')} but no {INDEX}, which describes"
+            f" them: {_REMEDY}"
         )
     index = strict_json.read(path, remedy=_REMEDY)
     schema, listed = index.get("schema"), index.get("files")

@@ -15,6 +15,7 @@ import numpy as np
 from ser_jax.evaluation import intervals
 from ser_jax.evaluation.finished_run import FinishedRun
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 MOST_ENUMERATED = 2**14  # sign flips; of more, `RANDOM_FLIPS` are drawn
 RANDOM_FLIPS = 10_000
@@ -101,7 +102,8 @@ def _check_same_utterances(first: FinishedRun, second: FinishedRun) -> None:
     )
     if ours != theirs:
         raise UserError(
-            f"{first.name} was tested on {len(ours)} utterances, {second.name} on {len(theirs)}"
+            f"{first.name} was tested on {counted(len(ours), 'utterance')}, {second.name} on"
+            f" {len(theirs)}"
             f" ({len(ours - theirs)} only in the first, {len(theirs - ours)} only in the second),"
             " although protocol and recordings are the same: train both with the same"
             " --config.protocol.folds"

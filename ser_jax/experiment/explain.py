@@ -39,6 +39,7 @@ from ser_jax.features.logmel import band_edges
 from ser_jax.models import build, introspection
 from ser_jax.models.layers import ComputeOptions
 from ser_jax.protocols.protocol import Protocol
+from ser_jax.runtime.progress import counted
 from ser_jax.training import model_files
 from ser_jax.training.model_files import Model
 from ser_jax.training.trials import Trial
@@ -115,7 +116,8 @@ def explain(
             for row in choose_examples(own, protocol.classes)
         )
     if first:
-        log.info("explained %d models in %.1f s", len(first), time.monotonic() - begin)
+        count = counted(len(first), "model")
+        log.info("explained %s in %.1f s", count, time.monotonic() - begin)
     hertz = band_edges(setup.logmel_settings(config))[1:-1]
     hop = config.features.hop_seconds
     return Explanation(

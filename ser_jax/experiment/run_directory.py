@@ -18,6 +18,7 @@ from ser_jax.protocols import speaker_rule
 from ser_jax.protocols.protocol import Protocol, trial_name
 from ser_jax.runtime import files, strict_json
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 from ser_jax.training import model_files
 from ser_jax.training.model_files import DIVERGED
 
@@ -221,8 +222,8 @@ def read_trials(workdir: Path) -> dict[str, dict[str, Any] | None]:
     found = {folder.name for folder in model_files.list_models(workdir)}
     if not path.is_file():
         raise UserError(
-            f"{workdir} is not finished: it holds {len(found)} models and no results.json; run the"
-            " training command again to finish it"
+            f"{workdir} is not finished: it holds {counted(len(found), 'model')} and no"
+            " results.json; run the training command again to finish it"
         )
     results = strict_json.read(path, remedy=finished_run.REMEDY.format(workdir))
     for run in results.get("runs", ()):
@@ -243,7 +244,7 @@ def split_diverged(
     missing = [name for name, found in trials.items() if found is None]
     if missing:
         raise UserError(
-            f"{workdir}: {len(missing)} of {len(trials)} models are missing"
+            f"{workdir}: {len(missing)} of {counted(len(trials), 'model is', 'models are')} missing"
             f" ({', '.join(missing[:5])}); run the training command again, it trains only those"
         )
     trained = {
@@ -260,8 +261,9 @@ def read_config(workdir: Path) -> Config:
     """Returns the configuration of a run directory; a UserError if it is absent or damaged."""
     path = workdir / "config.json"
     if not path.is_file():
-        why = "there is no config.json; ser-jax train makes one"
-        raise UserError(f"{workdir} is not a run directory: {why}")
+        why = "there is no config.json" if workdir.is_dir() else "there is nothing of that name"
+        why = "it is a file" if workdir.is_file() else why
+        raise UserError(f"{workdir} is not a run directory: {why}; ser-jax train makes one")
     remedy = (
         "put it back as it was (if the edit is meant, delete its key seal), or train in another"
         " --workdir"

@@ -29,6 +29,7 @@ from ser_jax.protocols import speaker_rule
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.runtime import machine
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 from ser_jax.training.augmentation import Augmentation
 from ser_jax.training.execution import mesh, plan
 from ser_jax.training.execution.executor import Executor
@@ -191,8 +192,8 @@ def embeddings_of(
     )
     if without:
         log.warning(
-            "note: %d of %d utterances have no embedding and are left out (rejected.csv)",
-            *(len(without), len(corpus.utterances)),
+            "note: %d of %s no embedding; these are left out (rejected.csv)",
+            *(len(without), counted(len(corpus.utterances), "utterance has", "utterances have")),
         )
     found = embeddings.read(
         path,

@@ -20,6 +20,7 @@ from ser_jax.features.extraction import Features
 from ser_jax.models import build
 from ser_jax.protocols import folds
 from ser_jax.protocols.protocol import Protocol
+from ser_jax.runtime.progress import counted
 from ser_jax.training import model_files, scoring, tracking
 from ser_jax.training.execution import plan
 from ser_jax.training.trainer import LoopSettings, Trainer
@@ -108,7 +109,8 @@ class NeuralSystem:
         for arrays in (features.log_mel, features.waves):
             arrays.clear()  # The padded copy serves from here on; one is enough in memory.
         buckets, padding = len(dataset.buckets), dataset.padding_ratio
-        log.info("%d length buckets, padded %.2f times the real frames", buckets, padding)
+        sizes = counted(buckets, "length bucket")
+        log.info("%s, padded %.2f times the real frames", sizes, padding)
         self.executor = setup.make_executor(  # trains and scores groups of trials
             config, dataset, protocol, devices, trials, training=training
         )

@@ -14,6 +14,7 @@ import numpy as np
 from ser_jax.corpora.table import GivenFold, Utterance
 from ser_jax.protocols.protocol import TEST, TRAIN, UNUSED, VALIDATION, Fold
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 # Fractions of a class are counted in integer steps of a millionth: the rounding of floats could
 # differ between machines, and with it the hash of a protocol.
@@ -361,7 +362,7 @@ def final(utterances: Sequence[Utterance]) -> Folds:
     """Trains on everything but a validation part: the model to ship, a fold without a test part."""
     parts = np.where([bool(utterance.label) for utterance in utterances], TRAIN, UNUSED)
     if not np.any(parts == TRAIN):
-        absent = f"none of the {len(utterances)} utterances has a label"
+        absent = f"none of the {counted(len(utterances), 'utterance')} has a label"
         raise UserError(f"{absent}: there is nothing to train on")
     rule = _hold_out(utterances, parts)
     return (Fold("final", "".join(parts)),), rule
@@ -370,7 +371,7 @@ def final(utterances: Sequence[Utterance]) -> Folds:
 def _require(names: Sequence[str], column: str) -> None:
     absent = sum(not name for name in names)
     if absent:
-        where = f"{absent} of {len(names)} utterances have no {column}"
+        where = f"{absent} of {counted(len(names), 'utterance has', 'utterances have')} no {column}"
         raise UserError(
             f"{where}, by which the protocol makes its folds: fill that column in every row (or put"
             f" {{{column}}} into corpus.pattern), choose a protocol by another one, or one that"

@@ -18,6 +18,7 @@ from ser_jax.protocols import named, speaker_rule
 from ser_jax.protocols.named import Spec
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 FEW_UTTERANCES = 5  # of a speaker or session: fewer do not tell the recall of four classes
 
@@ -113,7 +114,9 @@ def _similar_labels(utterances: Sequence[Utterance]) -> Iterator[Finding]:
     renamed: dict[str, str] = {}
     for labels in spellings.values():
         if len(labels) > 1:
-            found.append(", ".join(f"{label!r} ({counts[label]} utterances)" for label in labels))
+            found.append(
+                ", ".join(f"{label!r} ({counted(counts[label], 'utterance')})" for label in labels)
+            )
             most = max(labels, key=lambda label: (counts[label], label.islower()))
             renamed |= {label: most for label in labels if label != most}
     if found:  # one finding: of several flags only the last would hold
@@ -137,7 +140,9 @@ def _small_groups(utterances: Sequence[Utterance]) -> Iterator[Finding]:
         )
         for name, count in sorted(counts.items()):
             if name and count < FEW_UTTERANCES:
-                detail = f"{column} {name}: {count} utterances; fewer than {FEW_UTTERANCES}"
+                detail = (
+                    f"{column} {name}: {counted(count, 'utterance')}; fewer than {FEW_UTTERANCES}"
+                )
                 yield Finding("few utterances", detail, rank=-count)
 
 
@@ -146,7 +151,7 @@ def _half_filled_columns(utterances: Sequence[Utterance]) -> Iterator[Finding]:
         empty = [utterance for utterance in utterances if not getattr(utterance, column)]
         if 0 < len(empty) < len(utterances):
             detail = (
-                f"{column} is empty in {len(empty)} of {len(utterances)} rows, for example"
-                f" {empty[0].id}"
+                f"{column} is empty in {len(empty)} of {counted(len(utterances), 'row')}, for"
+                f" example {empty[0].id}"
             )
             yield Finding("unfilled", detail)

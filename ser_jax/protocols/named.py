@@ -23,6 +23,7 @@ from ser_jax.protocols import folds as rules
 from ser_jax.protocols import speaker_rule
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 AUTO = "auto"  # protocol.name: the corpus's default
 
@@ -297,7 +298,7 @@ def select(spec: Spec, corpus: Corpus) -> Corpus:
     if not kept:
         raise UserError(
             f"corpus.root={corpus.root} holds no utterance of the protocol:"
-            f" {len(corpus.utterances)} utterances with the labels"
+            f" {counted(len(corpus.utterances), 'utterance')} with the labels"
             f" {sorted({utterance.label for utterance in corpus.utterances})}"
         )
     found = collections.Counter(utterance.label for utterance in kept if utterance.label)
@@ -344,8 +345,8 @@ def build_protocol(
     lost = len(corpus.utterances) - len(usable)
     if lost:
         warnings.append(
-            f"{lost} of {len(corpus.utterances)} listed utterances cannot be used and are left out"
-            f" of {name}"
+            f"{lost} of {counted(len(corpus.utterances), 'listed utterance')} cannot be used"
+            f" and are left out of {name}"
         )
     if (differences and spec.counts_are_certain) or lost or corpus.modified:
         name += "+modified"
@@ -424,7 +425,7 @@ def _check_classes(protocol: Protocol, fixed: bool) -> list[str]:
         f"fold {name}: the validation part has no example of {', '.join(missing)}"
         for name, missing in absent["validation"].items()
     ]
-    more = f"; and {len(parts) - SHOWN} more folds" if len(parts) > SHOWN else ""
+    more = f"; and {counted(len(parts) - SHOWN, 'more fold')}" if len(parts) > SHOWN else ""
     return ["; ".join(parts[:SHOWN]) + more]
 
 
@@ -436,7 +437,7 @@ def _lacking(protocol: Protocol, absent: Mapping[str, list[str]], fixed: bool) -
         rows = [row for row, label in enumerate(protocol.labels) if label == name]
         speakers = sorted({protocol.speakers[row] for row in rows} - {""})
         who = f" of {_few(speakers, ', ')}" if speakers else ""
-        described.append(f"{name} has {len(rows)} utterance{'s' * (len(rows) > 1)}{who}")
+        described.append(f"{name} has {counted(len(rows), 'utterance')}{who}")
     (first, missing), *others = absent.items()
     common = next((name for name in protocol.classes if name not in classes), "another")
     remedy = "add recordings"
@@ -481,9 +482,9 @@ def _check_overlaps(
     path = dict(zip(digests, files, strict=True))
     speakers = _Groups(protocol.speakers)
     groups = {
-        "speakers": speakers,
-        "sessions": _Groups([utterance.session for utterance in utterances]),
-        "recordings": _Groups([path[digest] for digest in digests]),
+        "speaker": speakers,
+        "session": _Groups([utterance.session for utterance in utterances]),
+        "recording": _Groups([path[digest] for digest in digests]),
     }
     warnings = []
     for (part, others, where), (kind, group) in itertools.product(_SEPARATE, groups.items()):
@@ -492,7 +493,7 @@ def _check_overlaps(
         for fold in protocol.folds:
             rows = getattr(fold, part), np.concatenate([getattr(fold, other) for other in others])
             both = group.in_both(*rows)
-            if both and not (kind == "sessions" and speakers.in_both(*rows)):
+            if both and not (kind == "session" and speakers.in_both(*rows)):
                 folds.append(fold.name)
                 shared |= both
         if shared:
@@ -500,11 +501,12 @@ def _check_overlaps(
             which = f"fold {folds[0]}"
             if len(folds) > 1:
                 which = f"{len(folds)} of {len(protocol.folds)} folds"
-            warnings.append(f"{which}: {len(shared)} {kind} are in {where.format(names)}")
+            what = counted(len(shared), f"{kind} is", f"{kind}s are")
+            warnings.append(f"{which}: {what} in {where.format(names)}")
     if unknown := protocol.speakers.count(""):
         warnings.append(
-            f"the speaker of {unknown} of {len(protocol.ids)} utterances is unknown: training,"
-            " validation and test part may share speakers"
+            f"the speaker of {unknown} of {counted(len(protocol.ids), 'utterance')} is unknown:"
+            " training, validation and test part may share speakers"
         )
     return warnings
 

@@ -14,6 +14,7 @@ import numpy as np
 from ser_jax.config import Config
 from ser_jax.protocols.protocol import Protocol
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 SUFFIX = "+speaker-normalised"
 SPEAKER = "speaker"  # value of features.normalisation and features.level
@@ -66,9 +67,9 @@ def assign(rule: Rule, speakers: Sequence[str]) -> np.ndarray:
     if few and rule.few == REFUSE:
         named = ", ".join(f"{name} ({counts[name]})" for name in few[:SHOWN])
         raise UserError(
-            f"{key}: {len(few)} of {len(counts)} speakers have fewer than"
-            f" features.speaker_minimum={rule.minimum} utterances, such as {named}: lower it, leave"
-            " them out, or set features.speaker_few=training to treat them as without the key"
+            f"{key}: {len(few)} of {counted(len(counts), 'speaker has', 'speakers have')} fewer"
+            f" than features.speaker_minimum={rule.minimum} utterances, such as {named}: lower it,"
+            " leave them out, or set features.speaker_few=training to treat them as without the key"
         )
     kept = [name for name in sorted(counts) if counts[name] >= rule.minimum]
     if not kept:
@@ -93,6 +94,6 @@ def renamed(protocol: Protocol, rule: Rule) -> Protocol:
         f" {protocol.name}"
     )
     if missing:
-        note += f"; {missing} utterances, of speakers with fewer than {rule.minimum}, are not"
+        note += f"; but {counted(missing, 'utterance')}, of speakers with fewer than {rule.minimum}"
     name, notes = protocol.name + SUFFIX, (*protocol.notes, note)
     return dataclasses.replace(protocol, name=name, by_speaker=str(rule), notes=notes)

@@ -8,6 +8,7 @@ from ser_jax.evaluation import groups, intervals
 from ser_jax.evaluation.comparison import Group
 from ser_jax.evaluation.finished_run import FinishedRun
 from ser_jax.report import formats
+from ser_jax.runtime.progress import counted
 
 SHOWN_DIGITS = 12  # of a SHA-256
 
@@ -20,7 +21,7 @@ def title(group: Group) -> str:
 def scope(group: Group) -> str:
     """Returns how many utterances and, if known, speakers were tested."""
     speakers = {row.speaker for run in group.tested for row in run.rows}
-    known = f" of {len(speakers)} speakers" if speakers and "" not in speakers else ""
+    known = f" of {counted(len(speakers), 'speaker')}" if speakers and "" not in speakers else ""
     return f"{group.runs[0].results['utterances']:,} test utterances{known}"
 
 

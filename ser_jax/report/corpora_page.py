@@ -10,6 +10,7 @@ from ser_jax.corpora import pattern_guess, registry
 from ser_jax.corpora.named_releases import RELEASES
 from ser_jax.corpora.release_files import SHOWN
 from ser_jax.protocols import named
+from ser_jax.runtime.progress import counted
 
 MOST_VALUES = 8  # speakers, texts or values of an attribute that are named
 _COLUMNS = ("corpus.name", "corpus", "recordings", "speakers", "texts", "file", "licence")
@@ -90,7 +91,8 @@ def guess(root: str) -> str:
     flags += [f"--config.corpus.pattern={proposal.pattern}"] if proposal.pattern else []
     head = "the recordings are named as in a published corpus"
     lines = [f"corpus.pattern={proposal.pattern}" if proposal.pattern else head]
-    lines.append(f"  reads {len(rows)} of {len(rows) + len(corpus.rejected)} recordings")
+    every = counted(len(rows) + len(corpus.rejected), "recording")
+    lines.append(f"  reads {len(rows)} of {every}")
     values = {"label": [row.label for row in rows], "speaker": [row.speaker for row in rows]}
     values |= {"text": [row.text for row in rows], "split": [row.split for row in rows]}
     for attribute in sorted({key for row in rows for key, _ in row.attributes}):

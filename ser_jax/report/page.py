@@ -5,6 +5,7 @@ from typing import Any
 import jinja2
 
 from ser_jax.report import formats
+from ser_jax.runtime.progress import counted
 
 
 def render(template: str, **values: Any) -> str:
@@ -19,5 +20,6 @@ def render(template: str, **values: Any) -> str:
     names = "percent points spread interval difference decimals p_value duration value".split()
     names.append("spread_and_interval")
     environment.filters |= {name: getattr(formats, name) for name in names}
+    environment.filters["counted"] = counted
     environment.filters["mean"] = formats.mean
     return environment.get_template(template).render(**values)

@@ -104,7 +104,11 @@ def _overlap_table(protocol: Protocol) -> Table:
             cells.append(f"{max(sizes)} in {_title(fold)}" if max(sizes) else "none")
         rows.append((what, *cells))
     unknown = sum(not name for name in protocol.speakers)
-    return [*rows, (f"of {unknown} utterances the speaker is unknown",)] if unknown else rows
+    return (
+        [*rows, (f"of {counted(unknown, 'utterance')} the speaker is unknown",)]
+        if unknown
+        else rows
+    )
 
 
 def _fold_table(protocol: Protocol) -> Table:
@@ -207,7 +211,9 @@ def make_page(config: Config, rejected: Path) -> tuple[Protocol, str]:
     counts = named.compare_counts(spec.counts, chosen.utterances)
     notes = [*corpus.warnings, *listed.warnings]
     if corpus.rejected:
-        notes.append(f"{len(corpus.rejected)} rows cannot be used, all listed in {rejected}")
+        notes.append(
+            f"{counted(len(corpus.rejected), 'row')} cannot be used, all listed in {rejected}"
+        )
     return protocol, describe(protocol, root=str(corpus.root), counts=counts, notes=notes)
 
 

@@ -38,9 +38,12 @@ def progress(what: str, total: float, unit: str, start: float = 0) -> Iterator[A
         yield from _lines(what, total, unit, start, log.info, LOG_EVERY_SECONDS)
 
 
-def counted(count: int, noun: str) -> str:
-    """Returns a number with its noun: 1 recording, 2 recordings."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, one: str, many: str = "") -> str:
+    """Returns a number with its noun: 1 recording, 2 recordings; `many` if that is not `one` + s.
+
+    Both may hold a verb, too: `counted(2, "file is", "files are")`.
+    """
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 def _notebook_line() -> Callable[[str], None] | None:

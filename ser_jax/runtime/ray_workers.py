@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.machine import available_cores
+from ser_jax.runtime.progress import counted
 from ser_jax.runtime.signals import Closing, Interrupted, received, removing
 from ser_jax.runtime.workers import WorkerDied
 
@@ -118,7 +119,8 @@ def joined(address: str = "", cores: int = 0) -> Iterator[Cluster]:
             remedy = "start its nodes with --num-cpus above 0"
             raise UserError(f"--address={address}: the cluster has no cores; {remedy}")
         where = "" if address else ", this machine alone"
-        log.info("Ray: %d nodes, %d cores%s", found.nodes, found.cores, where)
+        of = counted(found.nodes, "node"), counted(found.cores, "core")
+        log.info("Ray: %s, %s%s", *of, where)
         yield found
 
 
@@ -270,8 +272,8 @@ class Pool(Generic[Job, Result]):
             if not ready:
                 waited = time.monotonic() - last
                 if waited > _WARN_SECONDS and not any(member.ready for member in self._members):
-                    question = "Ray: no worker is ready yet; has the cluster %d free cores?"
-                    log.warning(question, len(self._members))
+                    cores = counted(len(self._members), "free core")
+                    log.warning("Ray: no worker is ready yet; has the cluster %s?", cores)
                     last = time.monotonic()
                 continue
             member = waiting[ready[0]]

@@ -23,7 +23,7 @@ from ser_jax.data.dataset import Dataset
 from ser_jax.data.standardise import Statistics
 from ser_jax.protocols.protocol import Fold, Protocol, stratum_weights
 from ser_jax.runtime import machine
-from ser_jax.runtime.progress import Advance, progress
+from ser_jax.runtime.progress import Advance, counted, progress
 from ser_jax.runtime.signals import Interrupted, Watch
 from ser_jax.training import checkpoint, early_stopping, metrics_log, model_files, scoring
 from ser_jax.training.execution.executor import Executor
@@ -397,8 +397,8 @@ class Trainer:
             skipped = int(scores.skipped[n]) - record.skipped
             if skipped:
                 log.warning(
-                    "%s: %d updates skipped in epoch %d because loss or gradient was not finite",
-                    *(trial.name, skipped, epoch),
+                    "%s: %s skipped in epoch %d because loss or gradient was not finite",
+                    *(trial.name, counted(skipped, "update"), epoch),
                 )
             record.skipped += skipped
             if scores.diverged[n]:

@@ -405,5 +405,5 @@ def test_only_unconverged_fits_are_mentioned_with_their_number(tmp_path, in_this
         assert not caplog.records
         system(iterations=1).train(TRIALS, tmp_path / "unconverged", DESCRIPTION)
     (record,) = caplog.records
-    sentence = "note: 8 of 8 fits ended unconverged after svm.iterations=1 passes"
+    sentence = "note: 8 of 8 fits ended unconverged after svm.iterations=1;"
     assert record.getMessage().startswith(sentence)

@@ -203,7 +203,7 @@ def test_a_process_with_another_configuration(cluster, corpus, tmp_path):
 def test_more_processes_than_trials_and_other_recordings(corpus, tmp_path):
     common = (*corpus, "--config.protocol.folds=03", f"--workdir={tmp_path / 'run'}")
     found = refusals(start(explicit(2), *common))
-    assert all("2 processes, but only 1 of 1 trainings" in text for text in found)
+    assert all("2 processes, but only 1 of 1 training" in text for text in found)
     names = releases.emodb_names(SPEAKERS, per_emotion=1)
     root = releases.write_emodb(tmp_path / "other", names, seconds=0.6)
     found = refusals(start(explicit(2), *common, own=["", f"--config.corpus.root={root}"]))

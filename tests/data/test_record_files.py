@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ser_jax.data import dataset, record_files
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 
 REMEDY = "delete that folder, and the same command writes it again from the feature store"
 BANDS, FUNCTIONALS = 3, 5
@@ -164,7 +165,7 @@ def test_a_file_cut_short_is_written_again_when_writing_goes_on(written):
 def test_a_set_without_its_index_is_refused(written):
     (written / record_files.INDEX).unlink()
     files = len(list(written.glob("*.array_record")))
-    what = f"{files} record files but no index.json, which describes them"
+    what = f"{counted(files, 'record file')} but no index.json, which describes them"
     assert refusal(written) == f"{written} holds {what}: {REMEDY}"
     with pytest.raises(UserError, match="no index.json"):
         record_files.write(written, "abc", features([3]))

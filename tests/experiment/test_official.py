@@ -60,7 +60,7 @@ def test_withheld_labels_are_in_no_score(official):
 def test_what_parts_share_is_written_down(official):
     notes = read_json(official / "protocol.json")["notes"]
     assert [note.partition(" (")[0] for note in notes[-2:]] == [
-        "fold test: 1 recordings are in the test part and elsewhere",
+        "fold test: 1 recording is in the test part and elsewhere",
         "the speaker of 43 of 43 utterances is unknown: training, validation and test part may"
         " share speakers",
     ]

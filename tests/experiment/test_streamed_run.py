@@ -54,4 +54,4 @@ def test_damage_is_refused_before_anything_is_trained(tmp_path):
     )
     (path.parent / "index.json").unlink()
     refused = command(*TINY, TWO_FOLDS, *streamed, f"--workdir={tmp_path / 'other'}").refusal
-    assert refused.startswith(f"{path.parent} holds 1 record files but no index.json")
+    assert refused.startswith(f"{path.parent} holds 1 record file but no index.json")

@@ -538,7 +538,7 @@ def test_the_other_protocols_of_an_emobox_dataset():
 def test_published_folds_that_share_speakers_are_a_warning():
     parts = {f"{who}/{label}0": "train" for who in "abc" for label in "xy"} | {"c/y0": "test"}
     protocol, warnings = build(emobox(GivenFold("fold_1", parts)))
-    sentence = "fold fold_1: 1 speakers are in the test part and elsewhere (c): "
+    sentence = "fold fold_1: 1 speaker is in the test part and elsewhere (c): "
     assert warnings[0] == f"{sentence}scores are optimistic"
     assert protocol.notes == warnings and protocol.to_json()["notes"] == list(warnings)
 
@@ -551,25 +551,25 @@ SHARED = [
     ("t a S1 1, v b S2 2, e c S3 3", []),
     (
         "t a S1 1, v b S2 2, e a S3 3",
-        ["speakers are in the test part and elsewhere (a): scores are optimistic"],
+        ["speaker is in the test part and elsewhere (a): scores are optimistic"],
     ),
     (
         "t a S1 1, v b S2 2, e b S2 3",
-        ["speakers are in the test part and elsewhere (b): scores are optimistic"],
+        ["speaker is in the test part and elsewhere (b): scores are optimistic"],
     ),
     (
         "t a S1 1, v b S1 2, e c S3 3",
-        [f"sessions are in the validation part and in training (S1): {CHOICE}"],
+        [f"session is in the validation part and in training (S1): {CHOICE}"],
     ),
     (
         "t a S1 1, v a S1 2, e c S3 3",
-        [f"speakers are in the validation part and in training (a): {CHOICE}"],
+        [f"speaker is in the validation part and in training (a): {CHOICE}"],
     ),
     (
         "t a _ 1, v b _ 1, e c _ 1",
         [
-            "recordings are in the test part and elsewhere (1): scores are optimistic",
-            f"recordings are in the validation part and in training (1): {CHOICE}",
+            "recording is in the test part and elsewhere (1): scores are optimistic",
+            f"recording is in the validation part and in training (1): {CHOICE}",
         ],
     ),
     (
@@ -600,7 +600,7 @@ def test_parts_that_share_something(cells, expected):
     assert [warning.removeprefix("2 of 2 folds: 1 ") for warning in same] == expected
     copies = ["sha"] * len(rows)
     _, warnings = named.build_protocol(name, spec, corpus, corpus.utterances, recordings=copies)
-    assert sum("1 recordings are in" in warning for warning in warnings) == 2
+    assert sum("1 recording is in" in warning for warning in warnings) == 2
 
 
 def test_sessions_are_kept_where_folds_are_made_of_them():

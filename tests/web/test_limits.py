@@ -63,10 +63,10 @@ def test_a_place_is_free_again_after_an_error(clock):
 
 
 def test_a_client_may_have_so_many_at_once():
-    uploads = limits.PerClient(1, "uploads")
+    uploads = limits.PerClient(1, "upload")
     with uploads.place("a"), uploads.place("b"):
         reason = refused(uploads.place("a").__enter__).reason
-        assert reason.startswith("one client may have 1 uploads at once; try again when one of")
+        assert reason.startswith("one client may have 1 upload at once; try again when one has")
     with pytest.raises(KeyError), uploads.place("a"):
         raise KeyError
     with uploads.place("a"):

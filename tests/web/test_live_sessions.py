@@ -176,7 +176,7 @@ def test_so_many_sessions_and_no_more(tmp_path):
             with session(served) as second:
                 code, reason = end_of(second)
             assert code == 1013
-            assert reason.startswith("1 live sessions are open, as many as may be; try again later")
+            assert reason.startswith("1 live session is open, as many as may be; try again later")
             assert httpx.get(f"{served.url}/api/health").json()["live_sessions"] == 1
         wait_for(lambda: httpx.get(f"{served.url}/api/health").json()["live_sessions"] == 0)
         with session(served) as third:
@@ -189,7 +189,7 @@ def test_one_client_may_have_so_many_sessions(tmp_path):
         opened(first)
         with session(served) as second:
             code, reason = end_of(second)
-        assert code == 1013 and reason.startswith("one client may have 1 live sessions at once; ")
+        assert code == 1013 and reason.startswith("one client may have 1 live session at once; ")
         with session(served, source_address=("127.0.0.2", 0)) as other:
             opened(other)
 
@@ -225,7 +225,7 @@ def test_sessions_count_for_the_rate_of_a_client(tmp_path):
         with session(served) as socket:
             code, reason = end_of(socket)
         assert code == 1013
-        assert reason.startswith("one client may ask 1 times in a minute; try again in ")
+        assert reason.startswith("one client may ask 1 time in a minute; try again in ")
 
 
 def test_a_system_that_does_not_stream_says_why(tmp_path):

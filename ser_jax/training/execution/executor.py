@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ser_jax.data.dataset import Dataset
+from ser_jax.runtime.progress import counted
 from ser_jax.training import early_stopping
 from ser_jax.training.execution import mesh as meshes
 from ser_jax.training.execution.compilation import Compiler, tracing
@@ -139,7 +140,7 @@ class Executor(abc.ABC):
         if not self._compiled and self._compiler.done:
             self._compiled = True
             seconds = time.monotonic() - self._begin
-            log.info("compiled %d programs in %.1f s", len(self._compiler), seconds)
+            log.info("compiled %s in %.1f s", counted(len(self._compiler), "program"), seconds)
         return self.chunk if self._compiled else 1
 
     def wait(self) -> None:

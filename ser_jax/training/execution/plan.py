@@ -23,6 +23,7 @@ from ser_jax.models.kernels.cpu import UnavailableError
 from ser_jax.models.layers import ComputeOptions
 from ser_jax.runtime import machine
 from ser_jax.runtime.errors import UserError
+from ser_jax.runtime.progress import counted
 from ser_jax.training.augmentation import Augmentation
 from ser_jax.training.execution.mesh import mesh_shape
 
@@ -115,7 +116,7 @@ class ExecutionPlan:
         run, data = self.mesh_shape
         own = self.compute.native
         return (
-            f"{self.trials} trials at once on {run} x {data} devices (trials x rows),"
+            f"{counted(self.trials, 'trial')} at once on {run} x {data} devices (trials x rows),"
             f" {'step by step' if self.per_step else f'{self.chunk} steps a program'},"
             f" {'streamed' if self.streamed else 'resident'} data,"
             f" {'own' if own else 'XLA'} kernels,"
