@@ -14,7 +14,8 @@ from commands import command, probabilities, read_json, read_table
 
 import ser_jax
 from ser_jax import config as configuration
-from ser_jax.experiment import config_checks, fusion, pipeline
+from ser_jax.commands import command_line
+from ser_jax.experiment import config_checks, fusion, pipeline, training_data
 from ser_jax.features import audio
 from ser_jax.runtime import strict_json
 from ser_jax.runtime.errors import UserError
@@ -204,7 +205,9 @@ def test_what_any_member_has_seen_of_another_corpus_is_left_out(run, tmp_path):
     config = read_json(member / "config.json")
     config["training"]["init_from"] = "/runs/before"
     strict_json.write(member / "config.json", config)
-    seen = {"corpus": ["manifest", str(root), ""], "recordings": [], "speakers": ["s1"]}
+    other = command_line.configuration("plain_crnn", "manifest", root, {})
+    (key,) = training_data.corpus_keys(other).values()
+    seen = {"corpus": [*key], "recordings": [], "speakers": ["s1"]}
     folds = {trial["fold"] for trial in read_json(member / "results.json")["runs"]}
     models = {"final-0": {"sha256": "x", "trained_on": [seen]}}
     record = {"run": "/runs/before", "folds": dict.fromkeys(folds, "final-0"), "models": models}
