@@ -346,7 +346,7 @@ def parse(command: Any, arguments: Sequence[str]) -> Options:
                 flag.define(values)
         beside = values(["ser-jax", *rest])[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(_flag_message(error, has_config)) from None
+        raise UserError(_flag_message(error, command)) from None
     if beside and not getattr(command, "ARGUMENTS", ""):
         raise UserError(f"unexpected argument {beside[0]!r}; options start with --")
     return Options(values, [os.path.expanduser(word) for word in beside], typed, name)
@@ -394,11 +394,15 @@ def configuration(
     return found.lock()
 
 
-def _flag_message(error: Exception, has_config: bool) -> str:
+def _flag_message(error: Exception, command: Any) -> str:
+    has_config = CONFIG in command.FLAGS
     if isinstance(error, flags.UnrecognizedFlagError):
+        names = [flag.name for flag in command.FLAGS]
+        near = difflib.get_close_matches(error.flagname, names)
+        meant = f"did you mean --{' or --'.join(near)}? " if near else ""
         keys = f"keys are set with --config.KEY=VALUE ({KEYS})"
         remedy = keys if has_config else "--help lists the flags"
-        return f"unknown flag --{error.flagname}; {remedy}"
+        return f"unknown flag --{error.flagname}; {meant}{remedy}"
     if isinstance(error, (AttributeError, KeyError)):
         return key_message(error)
     text = " ".join(str(error).split()).rstrip(".")

@@ -302,7 +302,10 @@ def test_as_a_user_runs_it(run, others):
         (["--model={run}", "{wav}", "--threshold=2"], "threshold=2 is no probability"),
         (["--model={run}", "{wav}", "--threshold=much"], "threshold"),
         (["--model={run}", "{wav}", "--output={run}/nowhere/t.csv"], "there is no folder"),
-        (["--model={run}", "{wav}", "--modle=x"], "unknown flag --modle; --help lists the flags"),
+        (
+            ["--model={run}", "{wav}", "--modle=x"],
+            "unknown flag --modle; did you mean --model? --help",
+        ),
     ],
 )
 def test_refusals_leave_nothing_behind(copy, others, tmp_path, arguments, sentence):
