@@ -1,7 +1,6 @@
 """The JSON interface over real sockets: answers, limits, errors, many clients at once."""
 
 import concurrent.futures
-import socket
 
 import bad_recordings
 import httpx
@@ -169,75 +168,6 @@ def test_head_is_get_without_the_body(served, path):
         assert (head.status_code, head.content) == (got.status_code, b"")
         assert head.headers["content-length"] == got.headers["content-length"] != "0"
         assert client.get(served.url).status_code == 200
-
-
-LONG = "ä" * 4000
-FORM = "multipart/form-data; boundary=x"
-
-
-def form(name: str, content: str = "", more: str = "") -> bytes:
-    head = f'--x\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'
-    return f"{head}{content}\r\n--x--\r\n".encode()
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "headers", "body", "status"),
-    [
-        *((method, "/", {}, b"", 405) for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS")),
-        *((method, "/api/predict", {}, b"", 405) for method in ("DELETE", "BREW", "TRACE")),
-        *(("GET", f"/{path}", {}, b"", 404) for path in ("%00", "%ff", "a" * 8000, "api//predict")),
-        ("GET", "/api/live", {}, b"", 404),
-        ("POST", "/api/predict", {}, b"", 415),
-        ("POST", "/api/predict", {"content-type": "application/json"}, b"{}", 415),
-        ("POST", "/api/predict", {"content-type": "multipart/form-data"}, b"", 400),
-        *(
-            ("POST", "/api/predict", {"content-type": FORM}, body, status)
-            for body, status in (
-                (b"", 400),
-                (b"\0" * 100, 400),
-                (form("file"), 422),
-                (form("file", more=f'; filename="{LONG}"'), 400),
-                (form(LONG, "x"), 400),
-                (form("classes", LONG), 400),
-                (form("threshold", "0.5"), 400),
-                (form("file", "RIFF", '; filename="../../a\0.wav"'), 422),
-            )
-        ),
-        *(
-            ("POST", "/api/predict", {"content-type": f"{FORM[:-1]}{value}"}, b"", 400)
-            for value in ("x" * 4000, '"', "\t")
-        ),
-    ],
-)
-def test_odd_requests_are_answered_with_a_sentence(served, method, path, headers, body, status):
-    found = httpx.request(method, served.url + path, headers=headers, content=body, timeout=120)
-    assert found.status_code == status, found.text
-    reason = found.json()["reason"]
-    assert 10 < len(reason) < 400 and "Traceback" not in reason and served.left_behind == []
-    assert httpx.get(served.url).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        b"\x16\x03\x01 TLS\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
-        b"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
-        b"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: "
-        b"multipart/form-data; boundary=x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    ],
-    ids=["tls", "version", "long", "length", "chunk"],
-)
-def test_what_is_no_http_is_refused_and_closed(served, request_):
-    address = served.url.removeprefix("http://").split(":")
-    with socket.create_connection((address[0], int(address[1])), timeout=60) as client:
-        client.sendall(request_)
-        found = b""
-        while part := client.recv(65536):
-            found += part
-    assert found.startswith(b"HTTP/1.1 400 "), found
-    assert httpx.get(served.url).status_code == 200 and served.left_behind == []
 
 
 def test_a_page_of_another_site_cannot_send(served):
