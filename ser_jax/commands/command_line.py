@@ -225,9 +225,11 @@ def overview() -> str:
 def command_help(command: Any) -> str:
     """Returns what COMMAND --help prints."""
     name = command.__name__.rpartition(".")[2]
-    usage = " ".join(["ser-jax", name, getattr(command, "ARGUMENTS", ""), "[--FLAG=VALUE …]"])
+    flags_of_it = "[--FLAG=VALUE …]" if command.FLAGS else ""
+    usage = " ".join(["ser-jax", name, getattr(command, "ARGUMENTS", ""), flags_of_it])
     listed = "\n".join(flag.lines() for flag in command.FLAGS)
-    return f"{' '.join(usage.split())}\n\n{command.__doc__.strip()}\n\nFlags:\n{listed}"
+    text = f"{' '.join(usage.split())}\n\n{command.__doc__.strip()}"
+    return f"{text}\n\nFlags:\n{listed}" if listed else text
 
 
 # --- Running: errors and exit codes
@@ -406,4 +408,5 @@ def _flag_message(error: Exception, command: Any) -> str:
     if isinstance(error, (AttributeError, KeyError)):
         return key_message(error)
     text = " ".join(str(error).split()).rstrip(".")
-    return f"{text} ({'--help lists the flags' if re.match(r'flag --(?!config)', text) else KEYS})"
+    of_command = re.search(r"\bflag --(?!config)", text)
+    return f"{text} ({'--help lists the flags' if of_command else KEYS})"

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Streaming(Protocol):
-    """What `stream.Stream` offers."""
+    """What `streaming.Stream` offers."""
 
     def push(self, samples: np.ndarray) -> list[Any]:
         """Takes samples; returns the new moments."""

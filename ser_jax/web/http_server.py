@@ -21,7 +21,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from ser_jax.web.limits import Limits, client_of
 
-_GRACE_SECONDS = 2  # that tasks are given at the end; less than interrupt.GRACE
+_GRACE_SECONDS = 2  # that tasks are given at the end; less than signals.GRACE
 _BACKLOG = 256  # connections that are accepted at a time; with those below fewer than 1,024 files
 # Connections that the kernel keeps until then; one that it has no room for tries again after 1 s.
 _QUEUE = 4096

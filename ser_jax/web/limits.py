@@ -21,7 +21,7 @@ class Refusal(Exception):
 
     status: int  # HTTP status, 400 to 599
     reason: str  # one sentence that names the value, the limit and the remedy
-    # for recordings that cannot be used: one of `bad_audio.REASONS`; otherwise None
+    # for recordings that cannot be used: one of `pcm.REASONS`; otherwise None
     kind: str | None = None
     # seconds after which the same request may succeed; None where waiting does not help
     retry_after: int | None = None

@@ -140,6 +140,7 @@ def test_help_shows_the_flags_of_the_command(name, capsys):
     assert shown.startswith(f"ser-jax {name} ") and max(map(len, shown.splitlines())) <= 100
     flags = [line for line in shown.partition("Flags:")[2].splitlines() if line.startswith("  --")]
     assert len(flags) == len(command_line.commands()[name].FLAGS)
+    assert ("Flags:" in shown) == ("[--FLAG=VALUE …]" in shown) == bool(flags)
 
 
 def test_the_module_is_the_console_script():
@@ -177,7 +178,7 @@ def test_flags_have_the_type_of_their_default():
     assert (found.names, found.kind) == (["a", "b"], "a")
     found = parsed(listed=listed)
     assert (found.whole, found.real, found.on, found.names, found.kind) == (1, None, True, [], "b")
-    for wrong in ("--whole=x", "--real=x", "--on=maybe", "--kind=c"):
+    for wrong in ("--whole=x", "--real=x", "--on=maybe", "--kind=c", "--real"):
         with pytest.raises(UserError, match=f"{wrong}.*--help lists the flags"):
             parsed(wrong, listed=listed)
     with pytest.raises(UserError, match="--seeds=0"):

@@ -112,7 +112,8 @@ def test_the_code_of_the_documentation_does_the_same():
     names: dict = {}
     exec(code, names)
     wave = np.concatenate([np.zeros(9000, np.float32), speech(), np.zeros(7777, np.float32)]) + 0.01
-    for mix in (FULL, Mix(level="rms"), Mix(trim="ends"), Mix(level="recording"), Mix()):
+    levels = (Mix(level=name) for name in ("rms", "recording", "speaker"))
+    for mix in (FULL, *levels, Mix(trim="ends"), Mix()):
         for one in (wave, 40 * wave, speech(0.06)):
             one = np.clip(one, -1, 1).astype(np.float32)
             expected = prepare(one, mix)
