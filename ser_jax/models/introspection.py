@@ -35,11 +35,11 @@ def representation(model: Any, params: Any, inputs: Inputs) -> Array:
     """
     size, dtype = last_layer(params).kernel.shape[0], inputs.time_arrays[0].dtype
     # With the identity in the place of its last layer a system returns the input of that layer.
-    nothing, same = jnp.zeros(size, dtype), jnp.eye(size, dtype=dtype)
+    zeros, identity = jnp.zeros(size, dtype), jnp.eye(size, dtype=dtype)
     if "softmax" in params:
-        params = {**params, "softmax": {"kernel": same, "bias": nothing}}
+        params = {**params, "softmax": {"kernel": identity, "bias": zeros}}
     else:
-        params = {**params, "softmax_kernel": same, "softmax_bias": nothing}
+        params = {**params, "softmax_kernel": identity, "softmax_bias": zeros}
     return model.clone(classes=size).apply({"params": params}, inputs)
 
 
@@ -53,9 +53,9 @@ def saliency(model: Any, params: Any, inputs: Inputs, number: Array) -> Array:
       number: [B] i32, per utterance the class of the logit.
     """
 
-    def chosen(frames: Array) -> Array:
+    def sum_of_logits(frames: Array) -> Array:
         logits = model.apply({"params": params}, inputs._replace(frames=frames))
         # Rows do not depend on one another, so the gradient of the sum holds that of every row.
         return jnp.sum(jnp.take_along_axis(logits, number[:, None], axis=1))
 
-    return jnp.abs(jax.grad(chosen)(inputs.frames))
+    return jnp.abs(jax.grad(sum_of_logits)(inputs.frames))

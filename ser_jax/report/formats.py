@@ -43,7 +43,7 @@ def interval_method(results: Mapping[str, Any]) -> str:
     unit = results["ci95_unit"]
     if unit is None:
         return ""
-    if "ci95_method" not in results:  # Runs of November 2026.
+    if "ci95_method" not in results:  # Early runs (docs/run-directory.md).
         return f"percentile bootstrap over {unit}s, too narrow for few {unit}s"
     return f"{results['ci95_method']} over {results['ci95_units']:,} {unit}s"
 
@@ -82,7 +82,7 @@ def duration(seconds: float | None) -> str:
 
 def unlike_trainings(results: Mapping[str, Any]) -> str | None:
     """Returns the sentence that a run needs whose trials were trained with unlike settings."""
-    used = results.get("trained_with", [])  # Runs of November 2026 lack it.
+    used = results.get("trained_with", [])  # Early runs lack it.
     if len(used) < 2:
         return None
     keys = dict.fromkeys(key for settings in used for key in settings if key != "trials")

@@ -8,7 +8,7 @@ an extension module is loaded it has ended in segmentation faults.
 
 from __future__ import annotations
 
-# Every import here is a time in which a signal is Python's: no module that is not needed.
+# While this file is imported, Python itself deals with a signal: import nothing that is not needed.
 import atexit
 import contextlib
 import os
@@ -58,14 +58,14 @@ class Watch:
     def __enter__(self) -> Watch:
         """Begins to listen; only the main thread hears signals."""
         self.received: int | None = None
-        self._first = _listen()
+        self._installed = _listen()
         _watching.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Puts the earlier handlers back."""
         _watching.remove(self)
-        if self._first:
+        if self._installed:
             _stop_listening()
 
     def check(self) -> None:
@@ -89,8 +89,10 @@ class Guard:
         """Does nothing until `open`."""
         self.exit_code: int | None = None  # after SIGTERM; None: not known yet
         self.received: int | None = None
-        self._finished: int | None = None
-        self._left, self._ending = threading.Event(), threading.Lock()
+        # exit code of a command that has ended by itself; None: it is at work
+        self._finished_with: int | None = None
+        self._closed = threading.Event()  # Nothing is to be ended any more.
+        self._ending = threading.Lock()  # held for ever by the thread that ends the process
 
     def open(self) -> Guard:
         """Listens, and starts a thread that ends the process if the main thread does not."""
@@ -98,20 +100,21 @@ class Guard:
         _guard = self
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        # Python runs handlers between its own instructions only, but its handler in C writes here.
-        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        self._first = _listen()  # Not earlier: a signal would be noted nowhere.
+        # Python runs handlers between its own instructions only; until then its handler in C writes
+        # the number of the signal into this pipe, which the thread reads.
+        self._earlier_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._installed = _listen()  # After the pipe: its thread would miss an earlier signal.
         thread = threading.Thread(target=self._follow, args=(reader,), daemon=True, name="signals")
         self._thread = thread
         thread.start()
         return self
 
     def close(self) -> None:
-        """Leaves signals to who had them before."""
+        """Puts the earlier handlers back, and ends the thread."""
         global _guard
-        self._left.set()
-        signal.set_wakeup_fd(self._before)
-        if self._first:
+        self._closed.set()
+        signal.set_wakeup_fd(self._earlier_wakeup)
+        if self._installed:
             _stop_listening()
         os.close(self._writer)  # The thread reads the end of the pipe, if it has not read a signal.
         self._thread.join()
@@ -131,18 +134,18 @@ class Guard:
 
     def finish(self, exit_code: int) -> int:
         """Returns the exit code of a command that has ended; from now on no signal changes it."""
-        self._finished = exit_code
+        self._finished_with = exit_code
         return exit_code
 
     def _leaves_by_itself(self) -> bool:
-        return bool(_watching) or (self.exit_code is None and self._finished is None)
+        return bool(_watching) or (self.exit_code is None and self._finished_with is None)
 
     def _follow(self, reader: int) -> None:
         """Reads signals in the thread, until one has ended the process or the guard is closed."""
         number = _next_signal(reader)
         # A main thread that runs Python ends the process itself, within a moment.
         seconds = GRACE if self._leaves_by_itself() else 4 * _POLL
-        while number and seconds > 0 and not self._left.is_set():
+        while number and seconds > 0 and not self._closed.is_set():
             begin = time.monotonic()
             if select.select([reader], [], [], _POLL)[0] and (again := _next_signal(reader)):
                 if again == number == signal.SIGINT:
@@ -150,7 +153,7 @@ class Guard:
                 number = again
             saving = any(watch.saves for watch in _watching)
             seconds = GRACE if saving else seconds - (time.monotonic() - begin)
-        if number and not self._left.is_set():
+        if number and not self._closed.is_set():
             self._end(number)
         os.close(reader)
 
@@ -160,7 +163,7 @@ class Guard:
         for remove in list(_removals):
             with contextlib.suppress(OSError):
                 remove()
-        code = self._finished
+        code = self._finished_with
         if code is None:
             show_cursor = "\x1b[?25h\n" if os.isatty(2) else ""  # A progress bar has hidden it.
             with contextlib.suppress(OSError):

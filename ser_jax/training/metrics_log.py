@@ -15,9 +15,13 @@ FILE = "metrics.jsonl"
 def make_line(
     trial: Trial, epoch: int, scores: early_stopping.Scores, seconds: float
 ) -> dict[str, Any]:
-    """Makes the line of epoch number `epoch`, from 1; `seconds` is its wall time for the group.
+    """Returns the line of one trial and epoch, as docs/run-directory.md describes it.
 
-    Without a validation part it has no validation scores.
+    Args:
+      trial: The trial.
+      epoch: Number of the epoch, from 1.
+      scores: Its scores; a trial without a validation part has no validation scores.
+      seconds: Wall time of the epoch, for all trials of the group together.
     """
     line = {
         "fold": trial.fold.name,
@@ -48,13 +52,13 @@ def drop_lines(workdir: Path, trials: Sequence[Trial], after: int) -> None:
     path = workdir / FILE
     if not path.is_file():
         return
-    again = {(trial.fold.name, trial.seed, trial.phase) for trial in trials}
+    repeated = {(trial.fold.name, trial.seed, trial.phase) for trial in trials}
     kept = []
     for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
             entry = strict_json.parse_line(line)
-            repeated = (entry["fold"], entry["seed"], entry["phase"]) in again
-            if not repeated or entry["epoch"] <= after:
+            trial = entry["fold"], entry["seed"], entry["phase"]
+            if trial not in repeated or entry["epoch"] <= after:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # The last line of a process that was killed, or damage.

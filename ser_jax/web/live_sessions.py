@@ -25,14 +25,14 @@ from ser_jax.web.limits import Limits, PerClient, Refusal, client_of
 
 FORMATS = {"i16": "<i2", "f32": "<f4"}
 _HEAD_START = 5.0  # s of sound that a client may send at once; after that as fast as it is spoken
-_HURRY = 1.1  # clocks of microphones differ a little
-_BLOCK = 0.02  # s of sound that are computed at a time, at least
-_MESSAGES = 400  # in a second; browsers give at most 375 blocks of samples, at 48 kHz
+_RATE_TOLERANCE = 1.1  # clocks of microphones differ a little
+_LEAST_BLOCK = 0.02  # s of sound that are computed at a time, at least
+_MOST_MESSAGES = 400  # in a second; browsers give at most 375 blocks of samples, at 48 kHz
 _DONE, _VIOLATION, _TOO_BIG, _TRY_LATER = 1000, 1008, 1009, 1013  # RFC 6455, section 7.4.1
 
 
 class _End(Exception):
-    """The server closes the session."""
+    """Ends a session: the client gets the reason as text, and the code of RFC 6455."""
 
     def __init__(self, reason: str, code: int = _VIOLATION):
         super().__init__(reason)
@@ -102,7 +102,7 @@ class Sessions:
             self.count -= 1
 
     async def _talk(self, websocket: WebSocket) -> None:
-        rate, channels, sort = _read_hello(await self._receive(websocket))
+        rate, channels, dtype = _read_hello(await self._receive(websocket))
         session = await self._engine.open_stream(rate)
         await self._send(
             websocket, {"ready": True, "classes": list(self._engine.predictor.classes)}
@@ -112,19 +112,20 @@ class Sessions:
         while True:
             message = await self._receive(websocket)
             messages += 1
-            if messages > _MESSAGES * (_HEAD_START + self._clock() - begin):
+            if messages > _MOST_MESSAGES * (_HEAD_START + self._clock() - begin):
                 raise _End(
-                    f"more than {_MESSAGES} messages come in a second; put more samples into each"
+                    f"more than {_MOST_MESSAGES} messages come in a second; put more samples into"
+                    " each"
                 )
             if isinstance(message, bytes):
-                blocks.append(_samples(message, channels, sort))
+                blocks.append(_samples(message, channels, dtype))
                 received += len(blocks[-1])
-                if received / rate > _HEAD_START + _HURRY * (self._clock() - begin):
+                if received / rate > _HEAD_START + _RATE_TOLERANCE * (self._clock() - begin):
                     raise _End(
                         "samples come faster than they can be spoken; send a recording to"
                         " /api/predict instead"
                     )
-                if sum(map(len, blocks)) < _BLOCK * rate:
+                if sum(map(len, blocks)) < _LEAST_BLOCK * rate:
                     continue
             if blocks:
                 samples = np.concatenate(blocks)
@@ -173,7 +174,7 @@ class Sessions:
         return content
 
     async def _send(self, websocket: WebSocket, message: dict[str, Any]) -> None:
-        """Sends JSON; whoever does not take it in has gone."""
+        """Sends JSON; a client that does not read it in time counts as disconnected."""
         try:
             async with asyncio.timeout(self._limits.silent_seconds):
                 await websocket.send_text(json.dumps(message))
@@ -189,7 +190,7 @@ class Sessions:
 
 
 def _read_hello(message: str | bytes) -> tuple[int, int, str]:
-    """Returns the rate in Hz, the number of channels and NumPy's name of the format."""
+    """Returns the rate in Hz, the number of channels and NumPy's type of the samples."""
     hello = _parse(message) if isinstance(message, str) else None
     if not isinstance(hello, dict):
         raise _End(
@@ -200,19 +201,19 @@ def _read_hello(message: str | bytes) -> tuple[int, int, str]:
         raise _End(
             f"the first message has a key {unknown[0][:80]!r}; rate, channels and format are read"
         )
-    rate, channels, sort = hello.get("rate"), hello.get("channels", 1), hello.get("format", "i16")
+    rate, channels, form = hello.get("rate"), hello.get("channels", 1), hello.get("format", "i16")
     if type(rate) is not int or not MIN_RATE <= rate <= MAX_RATE:
         raise _End(f"rate={str(rate)[:80]}; {MIN_RATE} to {MAX_RATE} Hz are supported")
     if type(channels) is not int or not 1 <= channels <= MAX_CHANNELS:
         raise _End(f"channels={str(channels)[:80]}; 1 to {MAX_CHANNELS} are supported")
-    if not isinstance(sort, str) or sort not in FORMATS:
-        raise _End(f"format={str(sort)[:80]}; {' and '.join(FORMATS)} are supported")
-    return rate, channels, FORMATS[sort]
+    if not isinstance(form, str) or form not in FORMATS:
+        raise _End(f"format={str(form)[:80]}; {' and '.join(FORMATS)} are supported")
+    return rate, channels, FORMATS[form]
 
 
-def _samples(message: bytes, channels: int, sort: str) -> np.ndarray:
-    """Returns samples [S] or [S, channels] of the machine's own byte order."""
-    frame = channels * np.dtype(sort).itemsize
+def _samples(message: bytes, channels: int, dtype: str) -> np.ndarray:
+    """Returns the samples of a message, [S] or [S, channels], in this machine's byte order."""
+    frame = channels * np.dtype(dtype).itemsize
     if not message or len(message) % frame:
         raise _End(
             f"a message has {counted(len(message), 'byte')}; it must be a multiple of {frame}"

@@ -23,16 +23,19 @@ from ser_jax.runtime.workers import WorkerDied
 from ser_jax.training import model_files, scoring
 from ser_jax.training.trials import Trial, list_trials
 
-GRID = (1e-4, 1e-3, 1e-2, 1e-1)
+GRID = (1e-4, 1e-3, 1e-2, 1e-1)  # values of C
 SETTINGS = svm.Settings(GRID, "balanced", tolerance=1e-4, iterations=10_000)
+# Of 45 utterances, utterance n of class n % 3: the first 25 train, 10 validate, 10 are tested.
 FOLD = Fold("a", 25 * "t" + 10 * "v" + 10 * "e")
+TARGETS = (np.arange(45) % 3).astype(np.int32)
+TARGETS.flags.writeable = False
 
 
 def functionals(dimensions: int = 60, seed: int = 0) -> np.ndarray:
-    """Returns [45, dimensions] f32 of very different sizes, classes n % 3 far from certain."""
+    """Returns [45, dimensions] f32 of very different sizes; four of them hint at the class."""
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(45, dimensions))
-    values[:, :4] += rng.normal(size=(3, 4))[np.arange(45) % 3]
+    values[:, :4] += rng.normal(size=(3, 4))[TARGETS]
     scale, shift = 10.0 ** rng.integers(-3, 6, dimensions), rng.normal(size=dimensions)
     return (values * scale + shift).astype(np.float32)
 
@@ -90,7 +93,7 @@ def test_a_functional_far_off_or_missing_is_no_more_than_ten_deviations(fit):
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("dimensions", [60, 8], ids=["few utterances", "many utterances"])
 def test_a_plain_script_finds_the_same(dimensions, classes, weights, fit):
-    hsf, targets = functionals(dimensions), (np.arange(45) % 3 % classes).astype(np.int32)
+    hsf, targets = functionals(dimensions), TARGETS % classes
     train, validation, test = slice(0, 25), slice(25, 35), slice(35, 45)
     part = hsf[train].astype(np.float64)
     z = np.clip((hsf - part.mean(axis=0)) / part.std(axis=0), -10, 10)
@@ -122,7 +125,7 @@ def test_a_plain_script_finds_the_same(dimensions, classes, weights, fit):
 
 
 def test_another_seed_visits_the_utterances_in_another_order(fit):
-    hsf, targets = functionals(), (np.arange(45) % 3).astype(np.int32)
+    hsf, targets = functionals(), TARGETS
     first, again, other, negative = (
         fit(hsf, targets, seed=seed, c=(1.0,)) for seed in (0, 0, 1, -1)
     )
@@ -133,11 +136,11 @@ def test_another_seed_visits_the_utterances_in_another_order(fit):
 
 
 def test_the_test_part_moves_nothing(fit):
-    hsf, targets = functionals(), (np.arange(45) % 3).astype(np.int32)
+    hsf, targets = functionals(), TARGETS
     before = fit(hsf, targets)
     changed, labels = hsf.copy(), targets.copy()
-    changed[35:] = np.random.default_rng(1).normal(size=(10, 60)) * 1e6
-    labels[35:] = 2 - labels[35:]
+    changed[FOLD.test] = np.random.default_rng(1).normal(size=(10, 60)) * 1e6
+    labels[FOLD.test] = 2 - labels[FOLD.test]
     after = fit(changed, labels)
     assert (after.c, after.tried) == (before.c, before.tried)
     for name in ("coefficients", "intercept"):
@@ -146,16 +149,16 @@ def test_the_test_part_moves_nothing(fit):
 
 
 def test_the_validation_part_moves_c_and_nothing_else(fit):
-    hsf, targets = functionals(8), (np.arange(45) % 3).astype(np.int32)
+    hsf, targets = functionals(8), TARGETS
     alone = {c: fit(hsf, targets, c=(c,)) for c in GRID}
     chosen = set()
-    # Labels of which the machine with this C is always right, as is each that predicts the same.
+    part = FOLD.validation
+    guesses = {c: scores(alone[c], hsf[part]).argmax(axis=1) for c in GRID}
     for c in GRID:
         labels = targets.copy()
-        labels[25:35] = scores(alone[c], hsf[25:35]).argmax(axis=1)
+        labels[part] = guesses[c]  # so that this C, and each with the same guesses, is always right
         machine = fit(hsf, labels)
-        guesses = {other: scores(alone[other], hsf[25:35]).argmax(axis=1) for other in GRID}
-        right = [other for other in GRID if np.array_equal(guesses[other], labels[25:35])]
+        right = [other for other in GRID if np.array_equal(guesses[other], guesses[c])]
         assert machine.c == right[0], "of equals the smallest"
         assert [ua == 1 for ua in machine.tried.validation_ua] == [other in right for other in GRID]
         np.testing.assert_array_equal(machine.coefficients, alone[machine.c].coefficients)
@@ -164,11 +167,11 @@ def test_the_validation_part_moves_c_and_nothing_else(fit):
 
 
 def test_refit_is_a_machine_of_both_parts_with_the_chosen_c(fit):
-    hsf, targets = functionals(), (np.arange(45) % 3).astype(np.int32)
+    hsf, targets = functionals(), TARGETS
     chosen = fit(hsf, targets)
     again = fit(hsf, targets, refit=True)
     assert (again.c, again.tried) == (chosen.c, chosen.tried)
-    both = fit(hsf, targets, Fold("a", 35 * "t" + 10 * "e"), c=(chosen.c,))
+    both = fit(hsf, targets, Fold("a", 35 * "t" + 10 * "e"), c=(chosen.c,))  # no validation part
     np.testing.assert_array_equal(again.statistics.hsf_mean, both.statistics.hsf_mean)
     np.testing.assert_array_equal(again.coefficients, both.coefficients)
     np.testing.assert_array_equal(again.intercept, both.intercept)
@@ -176,23 +179,29 @@ def test_refit_is_a_machine_of_both_parts_with_the_chosen_c(fit):
 
 
 def test_ua_chooses_not_wa(fit):
-    """One is right about the only example of a class, the other about one of nine: only WA ties."""
-    hsf, targets, grid = functionals(8), (np.arange(45) % 3).astype(np.int32), (1e-4, 1.0)
-    first, second = (scores(fit(hsf, targets, c=(c,)), hsf[25:35]).argmax(axis=1) for c in grid)
+    """Two values of C with equal WA: the second is right about the only example of its class.
+
+    The first is right about one more of the nine examples of the other class.
+    """
+    hsf, grid, part = functionals(8), (1e-4, 1.0), FOLD.validation
+    first, second = (scores(fit(hsf, TARGETS, c=(c,)), hsf[part]).argmax(axis=1) for c in grid)
+    # They differ about these two of the ten utterances.
     assert (first[3], second[3], first[8], second[8]) == (1, 0, 2, 0)
-    targets[25:35] = 1
-    targets[25 + 8] = 0
-    tried, c = fit(hsf, targets, c=grid).tried, fit(hsf, targets, c=grid).c
-    assert tried.validation_wa[0] == tried.validation_wa[1] and c == grid[1]
+    labels = TARGETS.copy()
+    labels[part] = 1
+    labels[part[8]] = 0
+    found = fit(hsf, labels, c=grid)
+    assert found.tried.validation_wa[0] == found.tried.validation_wa[1] and found.c == grid[1]
 
 
-FIXTURE = hypothesis.HealthCheck.function_scoped_fixture
+# Every fit has a folder of its own, so that examples may share the fixture.
+SHARED = hypothesis.HealthCheck.function_scoped_fixture
 
 
-@hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=[FIXTURE])
+@hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=[SHARED])
 @hypothesis.given(strategies.integers(0, 2**32 - 1))
 def test_units_of_the_functionals_do_not_matter(fit, seed):
-    hsf, targets = functionals(), (np.arange(45) % 3).astype(np.int32)
+    hsf, targets = functionals(), TARGETS
     rng = np.random.default_rng(seed)
     rescaled = hsf.astype(np.float64) * 2.0 ** rng.integers(-8, 9, 60)
     machine, other = (fit(values, targets, c=(1e-3,)) for values in (hsf, rescaled))
@@ -209,6 +218,8 @@ def test_without_scikit_learn_it_says_how_to_get_it(tmp_path: Path, monkeypatch)
     with pytest.raises(UserError, match="fitted by scikit-learn, which is not installed"):
         svm.require_scikit_learn()
 
+
+# --- The trials of a protocol: N utterances with D functionals, sorted by class
 
 N, D, CLASSES = 36, 50, ("angry", "happy", "sad")
 RNG = np.random.default_rng(2)  # with this seed trials choose different values of C
@@ -232,6 +243,7 @@ def protocol(*folds: Fold) -> Protocol:
     )
 
 
+# The second fold has the parts of the first, each utterance those of the one behind it.
 TWO_FOLDS = protocol(*(Fold(name, ("tvett" * N)[n : n + N]) for n, name in enumerate("Äb")))
 TRIALS = list_trials(TWO_FOLDS, seeds=2, first_seed=3, folds="")
 DEVEL, TEST = Fold("devel", ("ttve" * N)[:N]), Fold("test", ("ttt-" * N)[:N], epochs_from="devel")
@@ -354,7 +366,7 @@ def test_a_fold_without_validation_part_takes_c_from_the_one_it_names(tmp_path, 
         assert test["tried"]["c"] == [devel["c"]] and test["tried"]["validation_ua"] == [None]
 
 
-def test_it_may_have_been_fitted_before(tmp_path, in_this_process):
+def test_the_fold_that_gives_c_may_have_been_fitted_before(tmp_path, in_this_process):
     devel, test = (Trial(fold, 0) for fold in OFFICIAL.folds)
     message = "fold test takes C from fold devel, which is not fitted: .* protocol.folds"
     with pytest.raises(UserError, match=message):
@@ -377,7 +389,7 @@ def test_only_what_is_missing_is_fitted(finished, tmp_path, in_this_process):
     assert len(metrics(tmp_path)) == 4 and len(in_this_process) == fitted
 
 
-def test_a_dead_process_is_no_riddle(tmp_path, monkeypatch):
+def test_a_dead_process_is_a_sentence_and_finished_trials_stay(tmp_path, monkeypatch):
     def run(function, jobs, workers, *, processes):
         yield jobs[0], function(jobs[0])
         raise WorkerDied(tuple(jobs[1:3]))

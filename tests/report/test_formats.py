@@ -1,17 +1,21 @@
-"""Numbers formatted for people."""
+"""Numbers of `results.json` as pages and terminals show them."""
 
 from ser_jax.report import formats
 
 
-def test_p_values_and_durations():
-    found = [formats.p_value(p) for p in (0.0009, 0.001, 0.04951, 1.0)]
-    assert found == ["<0.001", "0.001", "0.050", "1.000"]
-    found = [formats.duration(seconds) for seconds in (None, 0.04, 59.9, 60, 3599.6, 7260)]
-    assert found == ["–", "0.0 s", "59.9 s", "1 min 00 s", "1 h 00 min", "2 h 01 min"]
+def test_p_values():
+    shown = {0.0009: "<0.001", 0.001: "0.001", 0.04951: "0.050", 1.0: "1.000"}
+    assert {p: formats.p_value(p) for p in shown} == shown
 
 
-def test_fractions():
-    assert formats.percent(0.5) == "50.0\u00a0%"
+def test_durations():
+    shown = {None: "–", 0.04: "0.0 s", 59.9: "59.9 s", 60: "1 min 00 s"}
+    shown |= {3599.6: "1 h 00 min", 7260: "2 h 01 min"}  # rounded to minutes before hours are taken
+    assert {seconds: formats.duration(seconds) for seconds in shown} == shown
+
+
+def test_scores_are_shown_in_percent():
+    assert formats.percent(0.5) == "50.0\u00a0%"  # a no-break space
     assert formats.points(0.125) == "12.5" and formats.decimals(0.1) == "0.100"
     for function in (formats.percent, formats.points, formats.decimals, formats.value):
         assert function(None) == "–"
@@ -22,9 +26,10 @@ def test_fractions():
 
 
 def test_how_intervals_were_made():
-    """Runs of November 2026 have neither method nor number."""
     new = {"ci95_unit": "session", "ci95_units": 5, "ci95_method": "jackknife"}
     assert formats.interval_method(new) == "jackknife over 5 sessions"
-    old = formats.interval_method({"ci95_unit": "speaker"})
-    assert old == "percentile bootstrap over speakers, too narrow for few speakers"
-    assert formats.interval_method({"ci95_unit": None}) == ""
+    early = {"ci95_unit": "speaker"}  # Early runs have neither method nor number.
+    text = "percentile bootstrap over speakers, too narrow for few speakers"
+    assert formats.interval_method(early) == text
+    without = {"ci95_unit": None}
+    assert formats.interval_method(without) == ""
