@@ -218,7 +218,7 @@ def _samples(message: bytes, channels: int, dtype: str) -> np.ndarray:
         raise _End(
             f"a message has {counted(len(message), 'byte')}; it must be a multiple of {frame}"
         )
-    samples = np.frombuffer(message, sort)
+    samples = np.frombuffer(message, dtype)
     samples = samples.astype(samples.dtype.newbyteorder("="))
     return samples if channels == 1 else samples.reshape(-1, channels)
 
