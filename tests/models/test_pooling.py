@@ -36,15 +36,17 @@ def test_length_mask():
 
 @settings(deadline=None, max_examples=60)
 @given(
-    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
-    extra=st.integers(0, 6),
+    # Few shapes: each is compiled.
+    lengths=st.sampled_from([1, 5]).flatmap(
+        lambda rows: st.lists(st.integers(1, 9), min_size=rows, max_size=rows)
+    ),
+    steps=st.sampled_from([9, 15]),
     fill=st.sampled_from([0.0, 1e4, -1e4, np.nan, np.inf, -np.inf]),
     seed=st.integers(0, 2**31),
 )
-def test_numpy_oracle_and_padding_invariance(lengths, extra, fill, seed):
+def test_numpy_oracle_and_padding_invariance(lengths, steps, fill, seed):
     """Any companions, any extra padding and any fill give what a loop over the real steps gives."""
     rng = np.random.default_rng(seed)
-    steps = max(lengths) + extra
     values = np.full((len(lengths), steps, 3), fill, np.float32)
     for row, length in enumerate(lengths):
         values[row, :length] = rng.normal(size=(length, 3))
