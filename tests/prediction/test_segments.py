@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from ser_jax.models.pooling import statistics_pooling
 from ser_jax.prediction.segments import ROWS, Pool
 
-
 MOST = 90  # segments
 
 
