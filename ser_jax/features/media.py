@@ -96,9 +96,11 @@ class MediaFile:
         file.seek(0)
         # Without the name of the file: it would be taken for a text, and is a number.
         raw: Any = types.SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
+        # Tags that are not UTF-8: PyAV 19 reads them as they are and lacks the argument.
+        lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
         try:
             self._container = av.open(
-                raw, format=name, options={"protocol_whitelist": "none"}, metadata_errors="ignore"
+                raw, format=name, options={"protocol_whitelist": "none"}, **lenient
             )
             stream = self._container.streams.best("audio")
         except (self._error, OSError, ValueError) as error:

@@ -211,6 +211,8 @@ def test_without_ffmpeg_the_refusal_says_what_it_is_and_how_to_read_it(tmp_path,
 def made_by_ffmpeg(folder: Path, name: str, codec: str, rate: int, video: bool = False) -> Path:
     """Writes speech as a phone or browser does, by another program than this one."""
     av = pytest.importorskip("av")
+    if codec not in av.codecs_available:  # PyAV 19 writes no AMR; FFmpeg itself reads it.
+        pytest.skip(f"this PyAV has no encoder {codec}")
     path = folder / name
     with av.open(str(path), "w") as container:
         sound = container.add_stream(codec, rate=rate, layout="mono")
