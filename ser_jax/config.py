@@ -140,6 +140,11 @@ def get_config() -> Config:
     model.filters = 30  # filters of both convolutions [P]
     model.widths = (5, 3)  # widths of the convolutions: frames, pooled frames [P]
     model.lstm_units = 128  # units of the LSTM [P]
+    # CRNNs: add a linear map of each segment's features to the LSTM's output [D]
+    model.lstm_residual = False
+    # CRNNs: units of an attention over segments, whose weighted mean and deviation stand beside
+    # max, mean and min over time (Okabe et al., 2018); 0: none [D]
+    model.attention_units = 0
     model.activation = "sigmoid"  # sigmoid | relu: of all dense layers [P]
     model.dropout = 0.0  # fraction of the inputs of dense layers that training sets to 0 [D]
     model.plain_head = (128, 32)  # dense layers of Plain CRNN [P]
@@ -147,6 +152,8 @@ def get_config() -> Config:
     model.hsf_dense = (1024, 520, 128)  # HSF-CRNN: dense layers after the functionals [P]
     model.hsf_dropout = 0.0  # HSF-CRNN: fraction of the functionals that training sets to 0 [D]
     model.hsf_head = (32,)  # HSF-CRNN: dense layers of the joint representation [P]
+    # HSF-CRNN: add a linear map of the functionals to the logits [D]
+    model.hsf_skip = False
     model.multi_short_dense = (128, 128)  # Multi-CRNN: dense layers after the short CRNN [P]
     model.multi_head = (128,)  # Multi-CRNN: dense layers of the joint representation [P]
 

@@ -19,7 +19,7 @@ _LEAST = {
     **dict.fromkeys(("model.end2you_filters", "model.end2you_units", "model.end2you_layers"), 1),
     **dict.fromkeys(("features.workers", "svm.workers", "training.devices", "training.group"), 0),
     "features.speaker_minimum": 2,
-    **dict.fromkeys(("training.shapes", "training.patience"), 0),
+    **dict.fromkeys(("training.shapes", "training.patience", "model.attention_units"), 0),
 }
 # Keys of augment that need the energies of bands, and those that say how, not how much.
 _OF_ENERGIES = tuple(f"augment.{name}" for name in ("silence_frames", "room", "noise", "telephone"))

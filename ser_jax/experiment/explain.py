@@ -130,10 +130,8 @@ def _representations(
 ) -> Representations:
     test = trial.fold.test
     members = _spread(test, most)
-    values = probe.representations(model, members)
-    kernel, bias = introspection.last_layer(model.params)
+    values, logits = probe.representations(model, members)
     ids = tuple(protocol.ids[n] for n in members)
-    logits = values @ kernel + bias
     return Representations(trial.fold.name, trial.seed, len(test), ids, values, logits)
 
 
@@ -203,16 +201,20 @@ class _ModelProbe:
     """
 
     def __init__(self, config: Config, dataset: Dataset, classes: int):
-        self._dataset = dataset
+        self._dataset, self._classes = dataset, classes
         model = build.build_model(config, classes, ComputeOptions(build.operands(config)))
         self._represent = jax.jit(functools.partial(_represent, model))
         self._saliency = jax.jit(functools.partial(_saliency, model))
         self._pool = jax.jit(functools.partial(_pool, model))
         self._answer = jax.jit(functools.partial(_answer, model))
 
-    def representations(self, model: Model, utterances: np.ndarray) -> np.ndarray:
-        """Returns the joint representations [n, E] f64 of utterances (indices of the protocol)."""
-        return self._of_each(self._represent, model, utterances)
+    def representations(self, model: Model, utterances: np.ndarray) -> list[np.ndarray]:
+        """Returns joint representations [n, E] and logits [n, K] f64 of the protocol's utterances.
+
+        `utterances` are their indices.
+        """
+        both = self._of_each(self._represent, model, utterances)
+        return np.split(both, [-self._classes], axis=1)
 
     def reader(self, model: Model) -> _Reader:
         """Returns what reads and scores functionals beside the states of the CRNN, HSF-CRNN only.
@@ -284,7 +286,11 @@ def _pad(values: np.ndarray, like: Any) -> np.ndarray:
 
 
 def _represent(module: Any, params: Any, statistics: Any, inputs: Inputs) -> jax.Array:
-    return introspection.representation(module, params, standardise(inputs, statistics, jnp))
+    """Returns [B, E + K], joint representations and logits."""
+    inputs = standardise(inputs, statistics, jnp)
+    representation = introspection.representation(module, params, inputs)
+    logits = module.apply({"params": params}, inputs)
+    return jnp.concatenate([representation, logits], axis=1)
 
 
 def _pool(module: Any, params: Any, statistics: Any, inputs: Inputs) -> jax.Array:

@@ -45,7 +45,10 @@ class SystemSpec:
 def _crnns(config: Config, compute: ComputeOptions) -> list[crnn.CRNN]:
     m = config.model
     return [
-        crnn.CRNN(segmentation, m.filters, tuple(m.widths), m.lstm_units, compute)
+        crnn.CRNN(
+            *(segmentation, m.filters, tuple(m.widths), m.lstm_units, compute, m.lstm_residual),
+            attention=crnn.Attention(m.attention_units, compute) if m.attention_units else None,
+        )
         for segmentation in segmentations(config)
     ]
 
@@ -67,7 +70,7 @@ def _hsf_crnn(config: Config, classes: int, compute: ComputeOptions) -> nn.Modul
     hsf_dense = _dense(config, m.hsf_dense, compute, first_dropout=m.hsf_dropout, tapped=True)
     return crnn.HSFCRNN(
         *(short, _dense(config, m.hsf_crnn_dense, compute), hsf_dense),
-        *(_dense(config, m.hsf_head, compute), classes, compute),
+        *(_dense(config, m.hsf_head, compute), classes, compute, m.hsf_skip),
     )
 
 

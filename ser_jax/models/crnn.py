@@ -5,6 +5,7 @@ All three share `model.apply({"params": params}, inputs) -> logits`; features th
 read are None in the inputs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -17,7 +18,22 @@ from ser_jax.models.layers import DEFAULT_COMPUTE, ComputeOptions, drop, product
 
 glorot = nn.initializers.glorot_uniform()
 
+SKIP = "softmax_skip_kernel"  # name of the parameter of `HSFCRNN.skip`
 TAP = "tap"  # name of a tapped layer's intermediate and perturbation, see `Dense`
+
+
+class Attention(nn.Module):
+    """Scores vᵀ tanh(W h + b) of steps (Okabe et al., 2018, equation 3; softmax ignores its k)."""
+
+    units: int  # units A of the hidden layer
+    compute: ComputeOptions = DEFAULT_COMPUTE  # how products are computed
+
+    @nn.compact
+    def __call__(self, hidden: Array) -> Array:
+        """Maps hidden states [B, T, H] to scores [B, T]."""
+        x = nn.tanh(dense_layer(self.units, self.compute)(hidden))
+        kernel = self.param("score_kernel", glorot, (self.units, 1))
+        return product(x, kernel, self.compute.operands)[:, :, 0]
 
 
 class CRNN(nn.Module):
@@ -28,16 +44,21 @@ class CRNN(nn.Module):
     widths: tuple[int, int]  # widths of the two convolutions, in steps of their input
     units: int  # LSTM units H
     compute: ComputeOptions = DEFAULT_COMPUTE  # how products are computed
+    residual: bool = False  # whether a linear map of the LSTM's input is added to its output
+    attention: Attention | None = None  # scores segments for attentive statistics; None: without
 
     def __call__(self, values: Array, length: Array) -> Array:
         """Embeds frames [B, F, M] (fast form) or segments [B, T, W, M] (literal form): [B, 3 H].
 
-        Real frames: length [B] i32.
+        With attention [B, 5 H]: its mean and deviation come last. Real frames: length [B] i32.
         """
         hidden, _ = self.hidden(values, length)
-        return pooling.statistics_pooling(
-            hidden, pooling.length_mask(self._count(length), hidden.shape[1])
-        )
+        mask = pooling.length_mask(self._count(length), hidden.shape[1])
+        pooled = pooling.statistics_pooling(hidden, mask)
+        if self.attention is None:
+            return pooled
+        attentive = pooling.attentive_statistics(hidden, mask, self.attention(hidden))
+        return jnp.concatenate([pooled, attentive], axis=-1)
 
     @nn.compact
     def hidden(
@@ -48,6 +69,8 @@ class CRNN(nn.Module):
         restart: Array | None = None,
     ) -> tuple[Array, recurrent.State | None]:
         """Computes the hidden state after every segment, which `__call__` pools.
+
+        With `residual` a linear map of the segment is added to it; the recurrence reads it without.
 
         The recurrence goes on from `state`, for rows without padding; None: zeros. One row of
         values may serve several rows of the state. For `restart` see `recurrent.resume`.
@@ -75,8 +98,15 @@ class CRNN(nn.Module):
             features = convolution.cnn_fast(frames, kernels, window, hop, self.compute)
         weights = lstm_weights(self, features.shape[-1], self.units)
         if state is None:
-            return recurrent.lstm(features, *weights, compute=self.compute), None
-        return recurrent.resume(features, state, *weights, restart=restart, compute=self.compute)
+            hidden = recurrent.lstm(features, *weights, compute=self.compute)
+        else:
+            hidden, state = recurrent.resume(
+                features, state, *weights, restart=restart, compute=self.compute
+            )
+        if self.residual:
+            kernel = self.param("residual_kernel", glorot, (features.shape[-1], self.units))
+            hidden = hidden + product(features, kernel, self.compute.operands)
+        return hidden, state
 
     def _count(self, length: Array) -> Array:
         return segment_count(length, *self.segmentation)
@@ -164,6 +194,7 @@ class HSFCRNN(nn.Module):
     head: Dense
     classes: int
     compute: ComputeOptions = DEFAULT_COMPUTE
+    skip: bool = False  # whether a linear map of the functionals is added to the logits
 
     def __call__(self, inputs: Inputs) -> Array:
         """Returns logits [B, K]."""
@@ -180,7 +211,14 @@ class HSFCRNN(nn.Module):
         """Returns logits [B, K], from pooled states [B, 3 H] and functionals [B, D]."""
         learned, handcrafted = self.crnn_dense(pooled, keys), self.hsf_dense(hsf, keys)
         x = self.head(jnp.concatenate([learned, handcrafted], axis=-1), keys)
-        return dense_layer(self.classes, self.compute, name="softmax")(x)
+        logits = dense_layer(self.classes, self.compute, name="softmax")(x)
+        if not self.skip:
+            return logits
+        # From zeros, so that training starts as without it, and of inputs whose norm is about 1:
+        # a step of Adam would else move logits by thousands of times the learning rate.
+        x = drop(hsf, keys, self.hsf_dense.first_dropout or 0, "skip") / math.sqrt(hsf.shape[-1])
+        kernel = self.param(SKIP, nn.initializers.zeros, (hsf.shape[-1], self.classes))
+        return logits + product(x, kernel, self.compute.operands)
 
 
 class MultiCRNN(nn.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ser_jax.data.inputs import Inputs
+from ser_jax.models.crnn import SKIP
 
 
 class LastLayer(NamedTuple):
@@ -31,7 +32,8 @@ def last_layer(params: Any) -> LastLayer:
 def representation(model: Any, params: Any, inputs: Inputs) -> Array:
     """Returns the joint representation [B, E] of B standardised utterances.
 
-    It is the input of the last layer: times its kernel, plus its bias, they are the logits.
+    It is the input of the last layer: times its kernel, plus its bias, plus what skips both
+    (`model.hsf_skip`), they are the logits.
     """
     size, dtype = last_layer(params).kernel.shape[0], inputs.time_arrays[0].dtype
     # With the identity in the place of its last layer a system returns the input of that layer.
@@ -40,6 +42,8 @@ def representation(model: Any, params: Any, inputs: Inputs) -> Array:
         params = {**params, "softmax": {"kernel": identity, "bias": zeros}}
     else:
         params = {**params, "softmax_kernel": identity, "softmax_bias": zeros}
+    if SKIP in params:
+        params = {**params, SKIP: jnp.zeros((params[SKIP].shape[0], size), dtype)}
     return model.clone(classes=size).apply({"params": params}, inputs)
 
 

@@ -125,15 +125,18 @@ class Pool:
 
 def can_stream(config: Config) -> bool:
     """Returns whether a recording can be followed before its end is known."""
-    return bool(build.spec(config).streams) and config.features.level in RUNNING_LEVELS
+    follows = build.spec(config).streams and not config.model.attention_units
+    return bool(follows) and config.features.level in RUNNING_LEVELS
 
 
 def check_streams(config: Config) -> None:
     """Raises `UserError` if the system needs the whole utterance and cannot follow a stream."""
     if not can_stream(config):
-        level = config.features.level
-        follows = level in RUNNING_LEVELS
-        what = config.system if follows else f"a model of features.level={level}"
+        what, level, attention = config.system, config.features.level, config.model.attention_units
+        if level not in RUNNING_LEVELS:
+            what = f"a model of features.level={level}"
+        elif build.spec(config).streams:
+            what = f"a model of model.attention_units={attention}"
         raise UserError(
             f"{what} needs the whole utterance and cannot follow a stream; score sliding"
             " windows instead: ser-jax predict --model=RUN FILES --timeline --window=3"

@@ -22,11 +22,18 @@ from ser_jax.prediction.network import Network, Values
 from ser_jax.training import scoring
 
 FILLS = (0.0, 1e4, np.nan, -np.inf)
+OPTIONS = {  # of config.model
+    "hsf_crnn skip": {"hsf_skip": True},
+    "plain_crnn more": {"attention_units": 4, "lstm_residual": True},
+}
 
 
 @functools.cache
 def models(system: str, count: int) -> Ensemble:
-    return untrained.make(system, count)
+    name = system.split()[0]
+    config = untrained.small_config(name)
+    config.model.update(OPTIONS.get(system, {}))
+    return untrained.make(name, count, config)
 
 
 @functools.cache
@@ -52,7 +59,8 @@ def call(
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = wave
     inputs = [padded, np.array([len(wave) for wave in waves], np.int32)]
-    return np.asarray(program(weights, *inputs, *([hsf] if system == "hsf_crnn" else [])))
+    reads_hsf = build.uses_hsf(models(system, count).config)
+    return np.asarray(program(weights, *inputs, *([hsf] if reads_hsf else [])))
 
 
 def offline(system: str, count: int, waves: list[np.ndarray], hsf: np.ndarray) -> np.ndarray:
@@ -78,7 +86,7 @@ def speech(*lengths: int, seed: int = 0) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("system", untrained.NEURAL)
+@pytest.mark.parametrize("system", [*untrained.NEURAL, *OPTIONS])
 def test_it_says_what_the_predictor_says(system, count):
     """Around the lengths of a window, a segment of either channel and a chunk."""
     for lengths, fill in (

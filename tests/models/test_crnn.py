@@ -11,15 +11,29 @@ from gradients import assert_same, values_and_gradients
 from ser_jax import config as configuration
 from ser_jax.data import inputs as inputs_
 from ser_jax.data import padding
-from ser_jax.models import build
+from ser_jax.models import build, convolution, crnn, recurrent
 
+CONVOLUTIONS = ("conv1_kernel", "conv1_bias", "conv2_kernel", "conv2_bias")
 PARAMETERS = {"plain_crnn": 189_788, "hsf_crnn": 7_320_548, "multi_crnn": 481_268}
+# Layers that are not the paper's: name → what is set, and how many parameters that adds.
+OPTIONS: dict[str, tuple[dict[str, Any], int]] = {
+    "hsf_crnn skip": ({"hsf_skip": True}, 6373 * 4),
+    "plain_crnn residual": ({"lstm_residual": True}, 120 * 128),
+    # with 256 more inputs of the first dense layer
+    "plain_crnn attention": ({"attention_units": 64}, (128 + 1 + 1) * 64 + 256 * 128),
+}
+CASES = (*PARAMETERS, *OPTIONS)
 
 
-def model_of(system, classes=4) -> Any:
+def config_of(case) -> Any:
     config = configuration.get_config()
-    config.system = system
-    return build.build_model(config, classes)
+    config.system = case.split()[0]
+    config.model.update(OPTIONS.get(case, ({},))[0])
+    return config
+
+
+def model_of(case, classes=4) -> Any:
+    return build.build_model(config_of(case), classes)
 
 
 def batch(lengths, pad_to=None, hsf_size=6373, fill=0.0, seed=0):
@@ -35,14 +49,15 @@ def batch(lengths, pad_to=None, hsf_size=6373, fill=0.0, seed=0):
     )
 
 
-@pytest.mark.parametrize("system", PARAMETERS)
+@pytest.mark.parametrize("system", CASES)
 def test_number_of_parameters(system):
     inputs = batch([60, 90])
     params = jax.eval_shape(model_of(system).init, jax.random.key(0), inputs)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[system]
+    expected = PARAMETERS[system.split()[0]] + OPTIONS.get(system, ({}, 0))[1]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
-@pytest.mark.parametrize("system", PARAMETERS)
+@pytest.mark.parametrize("system", CASES)
 def test_initial_values(system):
     """Glorot-uniform kernels, zero biases, orthogonal recurrent kernel, forget bias one."""
     params = jax.jit(model_of(system).init)(jax.random.key(3), batch([60]))["params"]
@@ -51,7 +66,7 @@ def test_initial_values(system):
         if name == "lstm_bias":
             expected = np.repeat(np.eye(4)[1][:, None], 128, axis=1)
             np.testing.assert_array_equal(leaf.reshape(4, -1), expected)
-        elif name.endswith("bias"):
+        elif name.endswith("bias") or "skip" in name:
             assert np.all(leaf == 0)
         elif name == "lstm_recurrent_kernel":
             np.testing.assert_allclose(leaf @ leaf.T, np.eye(128), atol=1e-5)
@@ -61,7 +76,7 @@ def test_initial_values(system):
             assert 0.95 * bound < np.abs(leaf).max() <= bound
 
 
-@pytest.mark.parametrize("system", PARAMETERS)
+@pytest.mark.parametrize("system", CASES)
 def test_padding_changes_nothing(system):
     """Extra padding, any fill, other companions: the same logits and gradients."""
     model = model_of(system)
@@ -88,11 +103,10 @@ def test_padding_changes_nothing(system):
         assert np.any(np.asarray(into_frames)[1, :30] != 0)
 
 
-@pytest.mark.parametrize("system", PARAMETERS)
+@pytest.mark.parametrize("system", CASES)
 def test_literal_form_is_the_oracle_of_the_fast_form(system, float64):
     """The same parameters give the same logits and gradients (float64) from padded segments."""
-    config = configuration.get_config()
-    config.system = system
+    config = config_of(system)
     model: Any = build.build_model(config, 4)
 
     def doubled(tree: Any) -> Any:
@@ -108,6 +122,62 @@ def test_literal_form_is_the_oracle_of_the_fast_form(system, float64):
         for inputs in (fast, literal)
     )
     assert_same(found, expected)
+
+
+def test_the_skip_adds_a_linear_map_of_the_functionals():
+    """Nothing at first; then H · W / √D, of which training drops what it drops of functionals."""
+    inputs, (model, plain) = (
+        batch([60, 90], hsf_size=4),
+        map(model_of, ("hsf_crnn skip", "hsf_crnn")),
+    )
+    params = model.init(jax.random.key(0), inputs)["params"]
+    without = plain.apply({"params": plain.init(jax.random.key(0), inputs)["params"]}, inputs)
+    np.testing.assert_array_equal(model.apply({"params": params}, inputs), without)
+    kernel = jnp.arange(16.0).reshape(4, 4)
+    added = model.apply({"params": params | {"softmax_skip_kernel": kernel}}, inputs) - without
+    np.testing.assert_allclose(added, inputs.hsf @ kernel / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_the_residual_is_a_linear_map_of_what_the_lstm_reads():
+    """Also where a sequence goes on after its first segment."""
+    plain, residual = (model_of(case).crnn for case in ("plain_crnn", "plain_crnn residual"))
+    segments = jnp.array(np.random.default_rng(0).normal(size=(1, 3, 30, 40)), jnp.float32)
+    variables = residual.init(jax.random.key(0), segments, jnp.array([70]))
+    kernel = variables["params"].pop("residual_kernel")
+    features = convolution.cnn_literal(
+        segments, convolution.Kernels(*(variables["params"][name] for name in CONVOLUTIONS))
+    )
+    hidden, _ = plain.apply(variables, segments, jnp.array([70]), method="hidden")
+    variables["params"]["residual_kernel"] = kernel
+    zeros = jnp.zeros((1, 128))
+    found, state = [], recurrent.State(zeros, zeros)
+    for part in (segments[:, :1], segments[:, 1:]):
+        length = jnp.array([part.shape[1] * 20 + 10])
+        more, state = residual.apply(variables, part, length, state, method="hidden")
+        found.append(more)
+    whole, _ = residual.apply(variables, segments, jnp.array([70]), method="hidden")
+    np.testing.assert_allclose(whole, hidden + features @ kernel, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jnp.concatenate(found, axis=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_scores_by_hand():
+    """One unit: 2 · tanh(3 h + 1)."""
+    params = {
+        "Dense_0": {"kernel": jnp.array([[3.0]]), "bias": jnp.array([1.0])},
+        "score_kernel": jnp.array([[2.0]]),
+    }
+    scores = crnn.Attention(1).apply({"params": params}, jnp.array([[[0.0], [-0.5]]]))
+    np.testing.assert_allclose(scores, 2 * np.tanh([[1.0, -0.5]]), rtol=1e-6)
+
+
+def test_attention_comes_behind_max_mean_and_min():
+    inputs, model = batch([131]), model_of("plain_crnn attention").crnn
+    variables = model.init(jax.random.key(0), inputs.frames, inputs.length)
+    variables["params"]["attention"]["score_kernel"] *= 0  # All segments weigh the same.
+    hidden = model.apply(variables, inputs.frames, inputs.length, method="hidden")[0][0]
+    pooled = model.apply(variables, inputs.frames, inputs.length)[0]
+    expected = (f(hidden, axis=0) for f in (np.max, np.mean, np.min, np.mean, np.std))
+    np.testing.assert_allclose(pooled, np.concatenate(list(expected)), rtol=1e-4, atol=1e-6)
 
 
 def test_batch_without_features_is_refused():

@@ -13,16 +13,18 @@ from ser_jax.data.inputs import Inputs
 from ser_jax.models import build, introspection
 
 SYSTEMS = ("plain_crnn", "hsf_crnn", "multi_crnn", "end2you")
+SKIP = "softmax_skip_kernel"
 SIZES = {"plain_crnn": 5, "hsf_crnn": 6, "multi_crnn": 7, "end2you": 8}
 LENGTHS = (95, 60)  # both end behind the last whole segment
 COVERED = (90, 50)
 saliency = jax.jit(introspection.saliency, static_argnums=0)
 
 
-def model_of(system: str) -> Any:
+def model_of(system: str, skip: bool = False) -> Any:
     config = configuration.get_config()
     config.system = system
     m = config.model
+    m.hsf_skip = skip
     m.filters, m.lstm_units = 4, 6
     m.plain_head, m.hsf_head, m.multi_head = (9, 5), (6,), (7,)
     m.hsf_dense, m.hsf_crnn_dense, m.multi_short_dense = (8,), (8,), (8,)
@@ -49,16 +51,20 @@ def params_of(model: Any, inputs: Inputs) -> Any:
     return jax.tree.map(lambda a: a + jnp.asarray(noise(0, 0.1, a.shape), a.dtype), params)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_the_last_layer_makes_logits_of_the_representation(system):
-    model, inputs = model_of(system), batch(system, jnp.float32)
+@pytest.mark.parametrize(
+    ("system", "skip"), [*((system, False) for system in SYSTEMS), ("hsf_crnn", True)]
+)
+def test_the_last_layer_makes_logits_of_the_representation(system, skip):
+    model, inputs = model_of(system, skip), batch(system, jnp.float32)
     params = params_of(model, inputs)
     before = jax.tree.map(np.array, params)
     values = jax.jit(introspection.representation, static_argnums=0)(model, params, inputs)
     assert values.shape == (2, SIZES[system])
     kernel, bias = introspection.last_layer(params)
     logits = jax.jit(model.apply)({"params": params}, inputs)
-    np.testing.assert_allclose(values @ kernel + bias[None], logits, rtol=1e-4, atol=1e-4)
+    skipping = inputs.hsf @ params[SKIP] / np.sqrt(20) if skip else 0
+    expected = values @ kernel + bias[None] + skipping
+    np.testing.assert_allclose(expected, logits, rtol=1e-4, atol=1e-4)
     assert jax.tree.all(jax.tree.map(np.array_equal, before, params))
 
 

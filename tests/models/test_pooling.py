@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,16 @@ def test_hand_computed():
     np.testing.assert_array_equal(
         pooling.statistics_pooling(values, mask), [[3, -2, 2, -3, 1, -4], [6, 9, 4, 7, 1, 5]]
     )
+
+
+def test_attentive_statistics_by_hand():
+    """Weights 1/4 and 3/4 of 0 and 4: mean 3, variance 9/4 + 3/4; a third step is padding."""
+    values = jnp.array([[[0.0, 1.0], [4.0, 1.0], [9.0, 9.0]]])
+    mask = jnp.array([[True, True, False]])
+    scores = jnp.log(jnp.array([[1.0, 3.0, 100.0]]))
+    found = pooling.attentive_statistics(values, mask, scores)
+    expected = [[3, 1, np.sqrt(3), np.sqrt(pooling.LEAST_VARIANCE)]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_length_mask():
@@ -55,10 +66,22 @@ def test_numpy_oracle_and_padding_invariance(lengths, steps, fill, seed):
         result = pool(jnp.array(values), mask)
         expected = [oracle(values[row, :length], axis=0) for row, length in enumerate(lengths)]
         np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-6)
+    result = pooling.attentive_statistics(jnp.array(values), mask, jnp.array(values[:, :, 0]))
+    for found, row, length in zip(result, values, lengths, strict=True):
+        weights = scipy.special.softmax(row[:length, 0])
+        mean = np.average(row[:length], axis=0, weights=weights)
+        variance = np.average((row[:length] - mean) ** 2, axis=0, weights=weights)
+        deviation = np.sqrt(np.maximum(variance, pooling.LEAST_VARIANCE))
+        np.testing.assert_allclose(found, [*mean, *deviation], rtol=1e-4, atol=1e-5)
 
 
+def scored_by_the_first(values, mask):
+    return pooling.attentive_statistics(values, mask, values[:, :, 0])
+
+
+@pytest.mark.parametrize("pool", [pooling.statistics_pooling, scored_by_the_first])
 @pytest.mark.parametrize("fill", [0.0, 1e4, np.nan])
-def test_gradient_into_padding_is_exactly_zero(fill):
+def test_gradient_into_padding_is_exactly_zero(fill, pool):
     values = np.full((2, 7, 3), fill, np.float32)
     values[0, :4] = np.random.default_rng(0).normal(size=(4, 3))
     values[1, :1] = 2.0
@@ -66,7 +89,7 @@ def test_gradient_into_padding_is_exactly_zero(fill):
     mask = pooling.length_mask(lengths, 7)
 
     def gradient_of(values, mask):
-        return jax.grad(lambda v: jnp.sum(jnp.sin(pooling.statistics_pooling(v, mask))))(values)
+        return jax.grad(lambda v: jnp.sum(jnp.sin(pool(v, mask))))(values)
 
     gradient = gradient_of(jnp.array(values), mask)
     assert np.all(np.asarray(gradient)[~np.asarray(mask)] == 0)

@@ -229,3 +229,6 @@ def test_systems_that_need_the_whole_utterance_are_refused(tmp_path):
     sentence = "hsf_crnn needs the whole utterance .* --timeline --window=3"
     with pytest.raises(UserError, match=sentence):
         Stream(predictor, 16000)
+    run = made_runs.make_run(tmp_path / "attentive", "plain_crnn", models=1, attention_units=4)
+    with pytest.raises(UserError, match="a model of model.attention_units=4 needs the whole"):
+        Stream(ser_jax.load(run), 16000)

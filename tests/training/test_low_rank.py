@@ -137,14 +137,15 @@ def test_trials_of_a_group_on_one_device():
     assert tiny.bits(together[0]["kernel"][1]) == tiny.bits(kernels[1])
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_hsf_crnn_trains_the_same(dropout):
+@pytest.mark.parametrize(("dropout", "skip"), [(0.0, False), (0.5, False), (0.5, True)])
+def test_hsf_crnn_trains_the_same(dropout, skip):
     """As five steps with the written gradient, XLA's programs and the same draws."""
     c = configuration.get_config()
     c.system = "hsf_crnn"
     c.model.filters, c.model.lstm_units = 6, 8
     c.model.hsf_crnn_dense, c.model.hsf_dense, c.model.hsf_head = (8,), (20, 9), (8,)
     c.model.hsf_dropout = c.model.dropout = dropout
+    c.model.hsf_skip = skip
     frames, hsf = draw(0, (6, 60, 5), (6, 70))
     bucket = steps.Bucket(
         Inputs(jnp.asarray([50, 60, 41, 33, 60, 30], jnp.int32), frames=frames, hsf=hsf),
