@@ -1,0 +1,134 @@
+"""Compares recipes on several corpora by their validation parts: a table of docs/tuning.md.
+
+    python bench/recipes.py --emodb=/data/emodb --ravdess=/data/ravdess --seeds=3 hsf hsf-skip
+
+Every recipe is a preset with a change; without names, all of them. A training is a run directory
+of one seed, in which it goes on if it was stopped; finished ones are only read, so more seeds or
+recipes add to what is there. Test parts are neither predicted nor read. The score is that of
+`ser-jax tune`: validation UA, mean over folds and the last fifth of the epochs.
+
+A change counts if the mean over the corpora, seed by seed, is better than that of its preset by
+Dunnett's test (one-sided, at 5 %, over all changes of the preset); one seed decides nothing.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+from scipy import stats
+
+from ser_jax import config as configuration
+from ser_jax.experiment import run
+from ser_jax.tuning import space
+from ser_jax.tuning.search import validation_ua
+
+PROTOCOLS = {"emodb": "emodb4-speaker10", "ravdess": "ravdess4-speaker"}
+PRESETS = {"hsf": "tuned/hsf_crnn", "plain": "tuned/plain_crnn"}
+OF_BOTH: dict[str, dict[str, Any]] = {
+    "residual": {"model.lstm_residual": True},
+    "attention": {"model.attention_units": 64},
+    # What delta channels would see: the first convolution over them is one of 9 frames.
+    "wide": {"model.widths": (9, 3)},
+}
+CHANGES = {"hsf": {"skip": {"model.hsf_skip": True}, **OF_BOTH}, "plain": OF_BOTH}
+# Name → preset and what is set.
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {}
+for base, preset in PRESETS.items():
+    RECIPES[base] = preset, {}
+    RECIPES |= {f"{base}-{name}": (preset, values) for name, values in CHANGES[base].items()}
+
+Scores = dict[str, dict[str, list[float]]]  # recipe → corpus → validation UA seed by seed
+
+
+def train(name: str, corpus: str, root: str, seed: int, folder: Path, store: str) -> float:
+    """Returns the validation UA of a recipe on a corpus, in [0, 1]; trains it where needed."""
+    preset, changes = RECIPES[name]
+    values = {
+        "corpus.name": corpus,
+        "corpus.root": root,
+        "protocol.name": PROTOCOLS[corpus],
+        "protocol.seed": seed,
+        "features.store": store,
+    }
+    config = space.apply(configuration.load_preset(preset), values | changes)
+    run.train_only(config, folder)
+    return validation_ua(folder)[0]
+
+
+def p_values(scores: Scores) -> dict[str, float]:
+    """Returns, for every change with its preset beside it, the chance of no improvement."""
+    means = {name: np.mean(list(found.values()), axis=0) for name, found in scores.items()}
+    found = {}
+    for base in PRESETS.keys() & means.keys():
+        names = [name for name in means if name.startswith(f"{base}-")]
+        if names and len(means[base]) > 1:
+            groups = [means[name] for name in names]
+            test = stats.dunnett(*groups, control=means[base], alternative="greater", rng=0)
+            found |= zip(names, test.pvalue.tolist(), strict=True)
+    return found
+
+
+def rows(scores: Scores) -> list[list[str]]:
+    """Returns the cells of the table."""
+    means = {name: 100 * np.mean(list(found.values())) for name, found in scores.items()}
+    chances = p_values(scores)
+    table = []
+    for name, found in scores.items():
+        base, _, change = name.partition("-")
+        words = ", ".join(f"`{key}={value}`" for key, value in RECIPES[name][1].items())
+        gain = f"{means[name] - means[base]:+.1f}" if change and base in means else ""
+        decided = f"{chances[name]:.2f}" if name in chances else "not decided" if gain else ""
+        each = [" ".join(f"{100 * ua:.1f}" for ua in values) for values in found.values()]
+        table.append([name, words or f"`{RECIPES[name][0]}`", *each])
+        table[-1] += [f"{means[name]:.1f}", gain, decided]
+    return table
+
+
+def main() -> None:
+    """Trains what is not trained yet, and prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", choices=[[], *RECIPES], help="recipes; none: all")
+    for corpus in PROTOCOLS:
+        parser.add_argument(f"--{corpus}", help="folder of the release", default="")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--store", default="", help="feature store; empty: the cache folder")
+    parser.add_argument(
+        "--workdir", type=Path, default=Path("runs/recipes"), help="folder of run directories"
+    )
+    parser.add_argument("--json", default="")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    roots = {corpus: root for corpus in PROTOCOLS if (root := getattr(options, corpus))}
+    if not roots:
+        parser.error("name a corpus, such as --emodb=/data/emodb")
+    scores: Scores = {}
+    for name in options.names or RECIPES:
+        scores[name] = {
+            corpus: [
+                train(
+                    *(name, corpus, root, seed),
+                    *(options.workdir / name / f"{corpus}-{seed}", options.store),
+                )
+                for seed in range(options.seeds)
+            ]
+            for corpus, root in roots.items()
+        }
+        print(name, json.dumps(scores[name]), flush=True)
+    columns = ["recipe", "what is set", *roots, "mean", "difference", "p"]
+    measure.print_table("Validation UA in %, seed by seed", columns, rows(scores))
+    result = {
+        "environment": measure.environment("jax", "flax", "numpy", "scipy"),
+        "seeds": options.seeds,
+        "recipes": {name: RECIPES[name] for name in scores},
+        "validation_ua": scores,
+        "p": p_values(scores),
+    }
+    measure.write_json(options.json, result)
+
+
+if __name__ == "__main__":
+    main()
