@@ -31,6 +31,8 @@ OLD_DEFAULTS: dict[str, Any] = {"training.loss_divisor": "own"}
 # last bits of sums, which training amplifies (docs/reproducibility.md): a run that goes on with
 # others warns and records it.
 NEUTRAL_KEYS = (
+    "augment.noise_folder",  # What lies there is compared by its digest.
+    "augment.room_folder",
     "corpus.follow_links",
     "corpus.root",
     "features.embeddings",
@@ -228,7 +230,8 @@ def get_config() -> Config:
 
     # How training varies its batches; scoring never does [D].
     c.augment = augment = ml_collections.ConfigDict()
-    # All but hsf_noise vary the log-mel; functionals stay those of the recording (docs/tuning.md).
+    # In every step, anew. All but hsf_noise vary the log-mel; functionals stay those of the
+    # recording (docs/tuning.md).
     augment.speed = 0.0  # largest change of speed, pitch and tempo together: 0.1 is 0.9 to 1.1
     augment.silence_frames = 0  # frames, longest silence before, and behind, an utterance
     augment.room = 0.0  # fraction of utterances that are put into a room
@@ -244,6 +247,17 @@ def get_config() -> Config:
     augment.band_masks = 0  # masks over log-mel bands
     augment.band_mask_bands = 0  # bands, the widest of them
     augment.hsf_noise = 0.0  # standard deviations of Gaussian noise on the functionals
+    # Stored variants (docs/robustness.md): waves of training recordings, changed before any feature
+    # is computed. noise_snr_db, noise_slope_db and room_seconds are ranges of theirs, too.
+    augment.variants = 0  # variants of every training recording; an epoch takes it or one of them
+    augment.variants_seed = 0  # seed of their draws
+    augment.variants_gain_db = 10.0  # dB, largest change of level, behind room and noise
+    augment.variants_noise = 0.6  # fraction of variants with noise
+    augment.variants_room = 0.4  # fraction of variants in a room
+    augment.variants_telephone = 0.25  # fraction through the band of a telephone and A-law
+    augment.variants_codec = 0.25  # fraction through MP3 of 16 to 64 kbit/s
+    augment.noise_folder = ""  # recordings of noise for variants; empty: coloured noise
+    augment.room_folder = ""  # impulse responses for variants; empty: exponential decay
 
     # Several systems whose probabilities are averaged (docs/fusion.md).
     c.fusion = fusion = ml_collections.ConfigDict()

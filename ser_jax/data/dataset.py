@@ -20,15 +20,19 @@ from ser_jax.runtime.machine import available_cores
 
 
 class Source(NamedTuple):
-    """Features of N utterances, and figures that need all of them."""
+    """Features of N utterances and of their variants, and figures that need all of them."""
 
-    # N arrays: frames [F_n, M] or, of embeddings, [F_n, L, D] f32; or waves [S_n] i16
+    # N arrays, then those of the variants: frames [F_n, M] or, of embeddings, [F_n, L, D] f32; or
+    # waves [S_n] i16
     arrays: Sequence[np.ndarray]
-    lengths: np.ndarray  # [N] i32, F_n or S_n
+    lengths: np.ndarray  # [arrays] i32, F_n or S_n
     sums: standardise.BandSums | None = None  # sums of the log-mel frames; None for waves
-    # N functionals [D] f32; None if the system does not use them
+    # functionals [D] f32 of each; None if the system does not use them
     hsf: Sequence[np.ndarray] | np.ndarray | None = None
     hsf_centre: np.ndarray | None = None  # [D] f64, see `standardise.centre`
+    # [1 + V, N] numbers of the arrays of every utterance and of its V variants, see
+    # `extraction.Variants`; None: there are no variants
+    versions: np.ndarray | None = None
 
 
 def frames_source(log_mel: Sequence[np.ndarray], hsf: np.ndarray | None) -> Source:
@@ -115,8 +119,9 @@ class Dataset:
     buckets: tuple[Inputs, ...]
     # per bucket [n] i32, class numbers; −1 where the label is withheld
     targets: tuple[np.ndarray, ...]
-    bucket: np.ndarray  # [N], the bucket of every utterance of the protocol
-    row: np.ndarray  # [N], its row there
+    bucket: np.ndarray  # [N], the bucket of every utterance of the protocol, and of its variants
+    # [1 + V, N], its row there, and those of its V variants: behind the rows of all utterances
+    versions: np.ndarray
     # sums of the log-mel frames per utterance, for the statistics of any training part; None
     # without frames
     sums: standardise.BandSums | None = None
@@ -133,23 +138,44 @@ class Dataset:
         serve.
         """
         speakers = standardise.of_speakers(self.statistics, numbers)
-        buckets = tuple(
-            inputs._replace(speaker=numbers[self.utterances(bucket)])
-            for bucket, inputs in enumerate(self.buckets)
-        )
-        return dataclasses.replace(self, buckets=buckets, speakers=speakers)
+        buckets = []
+        for bucket, inputs in enumerate(self.buckets):
+            speaker = np.empty(len(inputs.length), numbers.dtype)
+            members = self.utterances(bucket)
+            speaker[self.versions[:, members]] = numbers[members]
+            buckets.append(inputs._replace(speaker=speaker))
+        return dataclasses.replace(self, buckets=tuple(buckets), speakers=speakers)
 
-    def rows(self, utterances: np.ndarray) -> list[np.ndarray]:
-        """Returns, per bucket, the rows of the given utterances (numbers in the protocol)."""
+    @property
+    def row(self) -> np.ndarray:
+        """[N], the row of every utterance, as it is, in its bucket."""
+        return self.versions[0]
+
+    def rows(self, utterances: np.ndarray, version: np.ndarray | None = None) -> list[np.ndarray]:
+        """Returns, per bucket, the rows of the given utterances (numbers in the protocol).
+
+        `version` [N], from 0 to V, is which one of every utterance of the protocol; None: 0, each
+        as it is.
+        """
+        row = self.row
+        if version is not None:
+            row = np.take_along_axis(self.versions, version[None], axis=0)[0]
         bucket = self.bucket[utterances]
-        return [self.row[utterances[bucket == b]] for b in range(len(self.buckets))]
+        return [row[utterances[bucket == b]] for b in range(len(self.buckets))]
 
     def utterances(self, bucket: int) -> np.ndarray:
-        """Returns the numbers in the protocol of a bucket's utterances, in row order."""
+        """Returns the numbers in the protocol of a bucket's utterances, in the order of rows.
+
+        The rows of their variants come behind those.
+        """
         return np.flatnonzero(self.bucket == bucket)
 
     def statistics(self, utterances: np.ndarray) -> standardise.Statistics:
-        """Returns the statistics of the given utterances (a training part), in float64."""
+        """Returns the statistics of the given utterances (a training part) as they are, in float64.
+
+        Variants do not count: a functional of a degraded recording may be a thousand deviations
+        away, and what clean recordings differ in would become small beside it.
+        """
         log_mel = hsf = (None, None)
         if self.sums is not None:
             log_mel = standardise.log_mel_statistics(self.sums, utterances)
@@ -245,13 +271,11 @@ def frames_dataset(
         rows = Rows(utterances, (size, *bands), np.float32, lambda part: frames(part, size))
         return found._replace(frames=rows)
 
-    needed = covered_frames(lengths, segmentations)  # [N]
+    needed = covered_frames(lengths, segmentations)
     if whole:
         needed = np.maximum(lengths, needed)
-    sizes = padding.choose_sizes(
-        needed, shapes=shapes, batch_size=batch_size, train_fraction=train_fraction
-    )
-    dataset = _in_buckets(needed, sizes, targets, inputs)
+    limits = {"shapes": shapes, "batch_size": batch_size, "train_fraction": train_fraction}
+    dataset = _in_buckets(source, needed, targets, inputs, **limits)
     return dataclasses.replace(dataset, sums=source.sums, hsf=hsf, hsf_centre=centre)
 
 
@@ -269,7 +293,7 @@ def waves_dataset(
     The dataset has no statistics: waves are not standardised. `chunk` is the number of samples of a
     chunk; for the other arguments see `padding.choose_sizes`.
     """
-    chunks = padding.chunk_count(source.lengths, chunk)  # [N] i32
+    chunks = padding.chunk_count(source.lengths, chunk)  # i32
 
     def inputs(utterances: np.ndarray, size: int) -> Inputs:
         def read(part: np.ndarray) -> np.ndarray:
@@ -277,23 +301,38 @@ def waves_dataset(
 
         return Inputs(chunks[utterances], wave=Rows(utterances, (size, chunk), np.int16, read))
 
-    sizes = padding.choose_sizes(
-        chunks, shapes=shapes, batch_size=batch_size, train_fraction=train_fraction
-    )
-    return _in_buckets(chunks, sizes, targets, inputs)
+    limits = {"shapes": shapes, "batch_size": batch_size, "train_fraction": train_fraction}
+    return _in_buckets(source, chunks, targets, inputs, **limits)
 
 
 def _in_buckets(
+    source: Source,
     covered: np.ndarray,
-    sizes: np.ndarray,
     targets: np.ndarray,
     inputs: Callable[[np.ndarray, int], Inputs],
+    **limits: Any,
 ) -> Dataset:
-    """Sorts utterances of lengths `covered` [N] into buckets of padded lengths `sizes`."""
-    bucket = padding.assign(covered, sizes)
-    row = np.zeros(len(covered), np.int64)
-    parts = [np.flatnonzero(bucket == number) for number in range(len(sizes))]
-    for part in parts:
-        row[part] = np.arange(len(part))
-    filled = tuple(inputs(part, int(size)) for part, size in zip(parts, sizes, strict=True))
-    return Dataset(filled, tuple(targets[part] for part in parts), bucket, row)
+    """Sorts utterances of classes `targets` [N] into buckets.
+
+    An utterance and its variants share one, which is long enough for all of them: so an epoch has
+    the same batches whichever of them it takes. `covered` has a length for every array of the
+    source; for `limits` see `padding.choose_sizes`.
+    """
+    count = len(targets)
+    versions = np.arange(count)[None] if source.versions is None else source.versions
+    longest = covered[versions].max(axis=0)  # [N]
+    sizes = padding.choose_sizes(longest, **limits)
+    bucket = padding.assign(longest, sizes)
+    row = np.zeros(versions.shape, np.int64)
+    utterance, place = np.zeros((2, len(covered)), np.int64)  # of every array
+    utterance[versions] = np.arange(count)
+    buckets, classes = [], []
+    for number, size in enumerate(sizes.tolist()):
+        part = np.flatnonzero(bucket == number)
+        own = versions[:, part]
+        arrays = np.concatenate([part, np.unique(own[own >= count])])
+        place[arrays] = np.arange(len(arrays))
+        row[:, part] = place[own]
+        buckets.append(inputs(arrays, size))
+        classes.append(targets[utterance[arrays]])
+    return Dataset(tuple(buckets), tuple(classes), bucket, row)

@@ -53,6 +53,21 @@ def shape_order(steps: np.ndarray, *, protocol: str, epoch: int) -> np.ndarray:
     return generator("order", protocol, epoch).permutation(np.repeat(np.arange(len(steps)), steps))
 
 
+def versions(
+    variants: int, utterances: int, *, protocol: str, seed: int, fold: str, epoch: int
+) -> np.ndarray | None:
+    """Returns [utterances], which version of each an epoch of a trial takes; None without variants.
+
+    0 is the utterance as it is, v its variant v; each as often. The arguments are those of
+    `training_batches`: neither the buckets nor what else is trained on changes the draw.
+    """
+    if not variants:
+        return None
+    return generator("variants", protocol, seed, fold, epoch).integers(
+        variants + 1, size=utterances
+    )
+
+
 def training_batches(
     rows: Sequence[np.ndarray],
     steps: np.ndarray,

@@ -20,10 +20,12 @@ _LEAST = {
     **dict.fromkeys(("features.workers", "svm.workers", "training.devices", "training.group"), 0),
     "features.speaker_minimum": 2,
     **dict.fromkeys(("training.shapes", "training.patience", "model.attention_units"), 0),
+    **dict.fromkeys(("augment.variants", "augment.variants_seed"), 0),
 }
 # Keys of augment that need the energies of bands, and those that say how, not how much.
 _OF_ENERGIES = tuple(f"augment.{name}" for name in ("silence_frames", "room", "noise", "telephone"))
 _HOW = ("room_seconds", "noise_snr_db", "noise_slope_db")
+_FOLDERS = ("noise_folder", "room_folder")
 
 
 def check(config: Config) -> None:
@@ -133,6 +135,26 @@ def check(config: Config) -> None:
         )
     _check_end2you(config)
     _check_regularisation(config)
+    _check_variants(config)
+
+
+def _check_variants(config: Config) -> None:
+    a = config.augment
+    for name in _FOLDERS:
+        if a[name] and not a.variants:
+            raise UserError(
+                f"augment.{name}={a[name]} is for variants: set augment.variants, such as 3, too"
+            )
+    if a.variants and build.spec(config).build is None:
+        raise UserError(
+            f"augment.variants={a.variants} with system={config.system!r}: only networks train on"
+            " variants; leave it out"
+        )
+    if a.variants and build.uses_embeddings(config):
+        raise UserError(
+            f"augment.variants={a.variants} with features.embeddings: embeddings are those of the"
+            " recordings as they are; leave one of them out"
+        )
 
 
 def _check_embeddings(config: Config) -> None:
@@ -199,7 +221,8 @@ def _check_regularisation(config: Config) -> None:
     ):
         if not 0 <= _value(config, key) < 1:
             raise _wrong(config, key, "at least 0 and below 1")
-    for key in ("augment.room", "augment.noise", "augment.telephone"):
+    of_variants = [f"variants_{name}" for name in ("noise", "room", "telephone", "codec")]
+    for key in (f"augment.{name}" for name in ("room", "noise", "telephone", *of_variants)):
         if not 0 <= _value(config, key) <= 1:
             raise _wrong(config, key, "a fraction in [0, 1]")
     for key, least, example in (
@@ -209,10 +232,14 @@ def _check_regularisation(config: Config) -> None:
         limits = _value(config, key)
         if len(limits) != 2 or not least <= limits[0] <= limits[1] < math.inf:
             raise _wrong(config, key, f"two ascending numbers from {least:g}, such as {example}")
-    numbers = {name: value for name, value in config.augment.items() if name not in _HOW}
+    numbers = {
+        name: value
+        for name, value in config.augment.items()
+        if name not in (*_HOW, *_FOLDERS) and not name.startswith("variants")
+    }
     for key in (
         "training.weight_decay",
-        "augment.noise_slope_db",
+        *("augment.noise_slope_db", "augment.variants_gain_db"),
         *(f"augment.{name}" for name in numbers),
     ):
         if not 0 <= _value(config, key) < math.inf:

@@ -29,6 +29,7 @@ from ser_jax.experiment import (
     initial_models,
     run_directory,
     setup,
+    stored_variants,
     systems,
 )
 from ser_jax.features import domain, embeddings
@@ -97,34 +98,22 @@ def extract_features(
       engine: What computes; None: this machine.
       most_bytes: Features that take more stay in the store; None: what the configuration says.
     """
-    f, mix, gains = config.features, setup.mix(config), None
+    mix, gains = setup.mix(config), None
     if most_bytes is None:
         most_bytes = setup.most_feature_bytes(config)
     given = None
     if build.uses_embeddings(config):  # Faults of theirs are found before hours of extraction.
         corpus, given = setup.embeddings_of(config, corpus, most_bytes)
     extract_some = functools.partial(
-        *(extract, corpus, setup.logmel_settings(config)),
-        store_root=Path(f.store).expanduser() if f.store else machine.feature_folder(),
-        max_seconds=f.max_seconds,
-        max_bad_share=f.max_bad_share,
-        workers=f.workers,
-        engine=engine,
+        *(_extractor(config, engine), corpus),
         on_rejected=lambda rejected: _report_rejected(folder, rejected),
     )
     if mix.level == speaker_rule.SPEAKER:
         as_recorded = dataclasses.replace(mix, level="none")
-        heard = extract_some(log_mel=False, hsf=False, levels=True, mix=as_recorded)
+        none: dict[str, Any] = {"log_mel": False, "hsf": False, "waves": False}
+        heard = extract_some(**none, levels=True, mix=as_recorded)
         gains = setup.speaker_gains(config, heard)
-    features = extract_some(
-        log_mel=build.uses_log_mel(config),
-        hsf=build.uses_functionals(config),
-        feature_set=f.functionals,
-        waves=build.uses_wave(config),
-        mix=mix,
-        gains=gains,
-        most_bytes=most_bytes,
-    )
+    features = extract_some(gains=gains, most_bytes=most_bytes)
     for flag, count in features.flagged.items():
         log.info("note: %s used although %s", counted(count, "recording"), flag)
     if len(features.rates) > 1:
@@ -135,6 +124,51 @@ def extract_features(
     if given is None:
         return features
     return embeddings.join(features, given, frames=build.uses_embedded_frames(config))
+
+
+def add_variants(
+    config: Config,
+    corpus: Corpus,
+    features: Features,
+    protocol: Protocol,
+    trials: Sequence[Trial],
+    folder: Path | None,
+    *,
+    engine: Engine | None = None,
+    most_bytes: float | None = None,
+) -> Features:
+    """Returns the features with variants of what the trials train on, if they are wanted.
+
+    `folder` is that of `rejected-variants.csv`; see `extract_features` and `stored_variants.add`.
+    """
+    if not config.augment.variants:
+        return features
+    if most_bytes is None:
+        most_bytes = setup.most_feature_bytes(config)
+    utterances = stored_variants.trained_on(config, protocol, trials)
+    extract_some = _extractor(config, engine)
+    return stored_variants.add(
+        config, corpus, features, utterances, folder, extract_some, most_bytes
+    )
+
+
+def _extractor(config: Config, engine: Engine | None) -> Callable[..., Features]:
+    """Returns `extract` of what the system reads, given a corpus; arguments can be replaced."""
+    f = config.features
+    return functools.partial(
+        extract,
+        settings=setup.logmel_settings(config),
+        log_mel=build.uses_log_mel(config),
+        hsf=build.uses_functionals(config),
+        feature_set=f.functionals,
+        waves=build.uses_wave(config),
+        mix=setup.mix(config),
+        store_root=Path(f.store).expanduser() if f.store else machine.feature_folder(),
+        max_seconds=f.max_seconds,
+        max_bad_share=f.max_bad_share,
+        workers=f.workers,
+        engine=engine,
+    )
 
 
 def train_and_evaluate(
@@ -181,6 +215,8 @@ def train(config: Config, corpus: Corpus, workdir: Path, hosts: Hosts = ALONE) -
     }
     if experiment.features.embeddings:
         description["embeddings"] = experiment.features.embeddings
+    if experiment.features.variants:
+        description["variants"] = experiment.features.variants.facts
     for job in assignment.jobs(experiment.trials, workdir, hosts):
         system.train(job.trials, workdir, description, job.folder)
     return experiment
@@ -251,13 +287,9 @@ def set_up(
         for sentence in findings.sentences(listed.findings):
             log.warning("note: %s", sentence)
     corpus = named.select(spec, corpus)
-    features = extract_features(config, corpus, workdir if hosts.first else None)
-    protocol, warnings = named.build_protocol(
-        *(name, spec, corpus, features.utterances),
-        refit=config.training.refit,
-        recordings=features.digests,
-        rule=speaker_rule.rule(config),
-    )
+    listing = workdir if hosts.first else None
+    features = extract_features(config, corpus, listing)
+    protocol, warnings = make_protocol(config, name, spec, corpus, features)
     for warning in warnings:
         if warning not in listed.warnings:
             log.warning("note: %s", warning)
@@ -267,9 +299,10 @@ def set_up(
         copies = copy_findings(features.utterances, protocol, speech)
         for sentence in findings.sentences(row for row in copies if row.finding != LEAK):
             log.warning("note: %s", sentence)
+    trials = make_trials(config, protocol)
+    if training:
+        features = add_variants(config, corpus, features, protocol, trials, listing)
     seconds = {"features": time.monotonic() - begin}
-    p = config.protocol
-    trials = list_trials(protocol, seeds=p.seeds * p.ensemble, first_seed=p.seed, folds=p.folds)
     hosts.barrier("prepared")
     found: dict[str, Any] = {"protocol": protocol.sha256, "recordings": features.corpus_sha256}
     initial = None
@@ -284,12 +317,16 @@ def set_up(
             [name, one["sha256"]] for name, one in initial.record["models"].items()
         ]
     found["embeddings"] = (features.embeddings or {}).get("sha256", "")
-    host_checks.check_same(hosts, "protocol, recordings and embeddings", found)
+    facts = features.variants.facts if features.variants else None
+    found["variants"] = facts or {}
+    host_checks.check_same(hosts, "protocol, recordings, embeddings and variants", found)
     assignment.check(trials, hosts)
     if hosts.first:
         if initial:
             initial_models.record(workdir, initial)
-        run_directory.record_protocol(workdir, protocol, features.digests, features.embeddings)
+        run_directory.record_protocol(
+            workdir, protocol, features.digests, features.embeddings, facts
+        )
     log.info(
         "%s: %s, %.0f s of speech, %s (fold x seed) of %s",
         *(protocol.name, counted(len(protocol.ids), "utterance"), features.seconds.sum()),
@@ -308,13 +345,39 @@ def set_up(
     return Experiment(protocol, features, corpus.root, system, trials, seconds, heard)
 
 
+def make_protocol(
+    config: Config, name: str, spec: named.Spec, corpus: Corpus, features: Features
+) -> tuple[Protocol, tuple[str, ...]]:
+    """Makes the protocol of what can be used of a corpus; see `named.build_protocol`."""
+    return named.build_protocol(
+        *(name, spec, corpus, features.utterances),
+        refit=config.training.refit,
+        recordings=features.digests,
+        rule=speaker_rule.rule(config),
+    )
+
+
+def make_trials(config: Config, protocol: Protocol) -> list[Trial]:
+    """Returns the trials that the configuration wants; see `list_trials`."""
+    p = config.protocol
+    return list_trials(protocol, seeds=p.seeds * p.ensemble, first_seed=p.seed, folds=p.folds)
+
+
 def _domain(config: Config, features: Features, trials: Sequence[Trial]) -> dict[str, Any]:
-    """What the recordings of all training parts are like."""
+    """What the recordings of all training parts are like, with their variants."""
     rows = np.unique(np.concatenate([trial.fold.train for trial in trials]))
+    parts = [features]
+    if features.variants:
+        parts.append(features.variants.features)
+        rows = np.unique(features.variants.versions[:, rows])
     log_mel = ()
     if build.uses_log_mel(config):
-        log_mel = features.deferred.get("logmel", features.log_mel)
-    return domain.describe(features.facts, features.seconds, log_mel, rows)
+        frames = [part.deferred.get("logmel", part.log_mel) for part in parts]
+        log_mel = setup.joined(frames)
+    facts, seconds = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("facts", "seconds")
+    )
+    return domain.describe(facts, seconds, log_mel, rows)
 
 
 def score(config: Config, experiment: Experiment, workdir: Path) -> dict[str, Any]:

@@ -111,24 +111,29 @@ def record_protocol(
     protocol: Protocol,
     digests: Sequence[str] = (),
     embeddings: dict[str, Any] | None = None,
+    variants: dict[str, Any] | None = None,
 ) -> None:
     """Writes `protocol.json` with the SHA-256 of every utterance's file, and of the embeddings.
 
+    `variants` is what identifies those that are trained on; None: it is kept as it stands there.
+
     Raises:
-      UserError: If training began with another protocol (other recordings) or other embeddings, or
-        its file is damaged.
+      UserError: If training began with another protocol (other recordings), other embeddings or
+        other variants, or its file is damaged.
     """
     path = workdir / PROTOCOL
-    before, embedded = {}, []
+    before, embedded, varied = {}, [], []
     if path.is_file():
         found = read_protocol(workdir)
         before[str(found.get("sha256"))] = found.get("name")
         embedded.append(found.get("embeddings"))
+        varied.append(found.get("variants"))
     for folder in model_files.list_models(workdir):  # They tell where the file was lost.
         found = model_files.read_description(folder) or {}
         if "protocol_sha256" in found:
             before[found["protocol_sha256"]] = found.get("protocol")
             embedded.append(found.get("embeddings"))
+            varied.append(found.get("variants"))
     for sha256, name in before.items():
         if sha256 != protocol.sha256:
             raise UserError(
@@ -142,9 +147,18 @@ def record_protocol(
                 f"{workdir} was begun with other embeddings, or with none: bring them back as they"
                 " were (features.embeddings), choose another --workdir or delete the folder"
             )
+    known = [one for one in varied if one]
+    if variants and any(one["sha256"] != variants["sha256"] for one in known):
+        raise UserError(
+            f"{workdir} was begun with other variants of its recordings: bring the files of"
+            " augment.noise_folder and augment.room_folder back as they were, choose another"
+            " --workdir or delete the folder"
+        )
     content = protocol.to_json() | ({"recordings": list(digests)} if digests else {})
     if embeddings:
         content["embeddings"] = embeddings
+    if variants := variants or next(iter(known), None):
+        content["variants"] = variants
     strict_json.write(path, content, indent=None)
 
 

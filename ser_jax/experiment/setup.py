@@ -1,9 +1,11 @@
 """From a configuration to devices, padded data and the executor that trains on it."""
 
 import dataclasses
+import hashlib
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ser_jax.data.dataset import (
     waves_source,
 )
 from ser_jax.features import audio, embeddings, preparation
-from ser_jax.features.extraction import Features
+from ser_jax.features.extraction import Features, Variants
 from ser_jax.features.logmel import LogMelSettings, mel, silence
 from ser_jax.models import build, probe
 from ser_jax.protocols import speaker_rule
@@ -108,8 +110,9 @@ def speaker_gains(config: Config, heard: Features) -> dict[str, float]:
 
 def _augmentation(config: Config) -> Augmentation:
     f = config.features
+    names = [name for name in Augmentation._fields if name in config.augment]
     return Augmentation(
-        **config.augment,
+        **{name: config.augment[name] for name in names},
         silence=silence(logmel_settings(config)),
         mel_range=(mel(f.low_hz), mel(f.high_hz)),
         window_seconds=f.window_seconds,
@@ -234,19 +237,29 @@ def speaker_numbers(config: Config, protocol: Protocol) -> np.ndarray | None:
 
 
 def _padded(config: Config, protocol: Protocol, features: Features) -> Dataset:
-    if features.deferred:
+    variants = features.variants
+    parts = [features] if variants is None else [features, variants.features]
+    deferred = any(part.deferred for part in parts)
+    if deferred:
         source = in_shards(config, features)
     elif build.uses_wave(config):
-        source = waves_source(features.waves)
+        source = waves_source(joined([part.waves for part in parts]))
     else:
-        source = frames_source(features.log_mel, features.hsf)
-    dataset = _lay_out(config, protocol, source)
-    if is_resident(config, plan.data_bytes(dataset), deferred=bool(features.deferred)):
+        hsf = [part.hsf for part in parts if part.hsf is not None]
+        frames = joined([part.log_mel for part in parts])
+        source = frames_source(frames, np.concatenate(hsf) if hsf else None)
+    dataset = _lay_out(config, protocol, source, variants)
+    if is_resident(config, plan.data_bytes(dataset), deferred=deferred):
         return dataset.loaded()
-    return dataset if features.deferred else _lay_out(config, protocol, in_shards(config, features))
+    if not deferred:
+        dataset = _lay_out(config, protocol, in_shards(config, features), variants)
+    return dataset
 
 
-def _lay_out(config: Config, protocol: Protocol, source: Source) -> Dataset:
+def _lay_out(
+    config: Config, protocol: Protocol, source: Source, variants: Variants | None
+) -> Dataset:
+    source = source._replace(versions=None if variants is None else variants.versions)
     sizes: dict[str, Any] = {
         "shapes": most_shapes(config, len(protocol.ids)),
         "batch_size": config.training.batch_size,
@@ -315,16 +328,56 @@ def in_shards(config: Config, features: Features) -> Source:
     record_files.require_packages()
     given = config.features.shards
     root = Path(given).expanduser() if given else machine.cache_folder() / "shards"
-    folder = root / features.sha256[:32]
+    sha256 = features.sha256
+    if features.variants is not None:
+        both = sha256 + features.variants.features.sha256
+        sha256 = hashlib.sha256(both.encode()).hexdigest()
+    folder = root / sha256[:32]
     if not (folder / record_files.INDEX).is_file():
-        record_files.write(folder, features.sha256, _arrays(features))
+        record_files.write(folder, sha256, _arrays(features))
         machine.return_freed_memory()
-    source = record_files.open_source(folder, features.sha256)
+    source = record_files.open_source(folder, sha256)
     log.info("features are streamed from %s", folder)
     return source
 
 
 def _arrays(features: Features) -> dict[str, record_files.Arrays]:
+    """Returns kind → arrays of all utterances, and those of their variants behind them."""
+    kinds = {kind: [one] for kind, one in _own_arrays(features).items()}
+    if features.variants is not None:
+        for kind, one in _own_arrays(features.variants.features).items():
+            kinds[kind].append(one)
+    return {
+        kind: record_files.Arrays(
+            joined([one.values for one in found]), np.concatenate([one.lengths for one in found])
+        )
+        for kind, found in kinds.items()
+    }
+
+
+def joined(parts: Sequence[Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+    """Returns the arrays of one or two sequences as one, of which nothing is read yet."""
+    return parts[0] if len(parts) == 1 else _Both(*parts)
+
+
+class _Both(Sequence[np.ndarray]):
+    """Two sequences, one behind the other."""
+
+    def __init__(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]):
+        """Reads nothing yet."""
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        """Returns how many there are in both."""
+        return len(self._first) + len(self._second)
+
+    def __getitem__(self, number):
+        """Reads an array."""
+        behind = number - len(self._first)
+        return self._first[number] if behind < 0 else self._second[behind]
+
+
+def _own_arrays(features: Features) -> dict[str, record_files.Arrays]:
     if features.deferred:
         return {
             kind: record_files.Arrays(values, values.lengths())

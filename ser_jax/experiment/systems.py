@@ -106,8 +106,10 @@ class NeuralSystem:
         self._protocol, self._track = protocol, config.training.track
         dataset = setup.make_dataset(config, protocol, features)
         self.dataset = dataset
-        for arrays in (features.log_mel, features.waves):
-            arrays.clear()  # The padded copy serves from here on; one is enough in memory.
+        variants = [features.variants.features] if features.variants else []
+        for one in (features, *variants):
+            one.log_mel.clear()  # The padded copy serves from here on; one is enough in memory.
+            one.waves.clear()
         buckets, padding = len(dataset.buckets), dataset.padding_ratio
         sizes = counted(buckets, "length bucket")
         log.info("%s, padded %.2f times the real frames", sizes, padding)

@@ -1,7 +1,8 @@
 """What happens to recordings on their way to a model: level, silence, noise, channel, room, speed.
 
 Each change is a pure function of samples [S] f32 in [-1, 1], their rate in Hz and a seed, and
-returns samples [S'], which a recorder would clip at full scale. This module must not import jax:
+returns samples [S'], which a recorder would clip at full scale. The stress test (stressed.py) and
+the variants that training hears (variants.py) are made of them. This module must not import jax:
 worker processes load it.
 """
 
@@ -9,9 +10,7 @@ import dataclasses
 import functools
 import io
 import math
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,14 @@ import soundfile
 import soxr
 
 from ser_jax.features import audio, pcm
-from ser_jax.features.extraction import compute_kind
-from ser_jax.features.logmel import LogMelSettings
-from ser_jax.features.pcm import BadAudio
+from ser_jax.features.header import Source
 
 Change = Callable[[np.ndarray, int, int], np.ndarray]  # samples, rate, seed → samples
 
 UNCHANGED = "unchanged"
 VOICES = 6  # speakers of a babble
-PINK_FROM = 20.0  # Hz, below which pink noise has no energy
+LOWEST = 20.0  # Hz, below which coloured noise has no energy
+OCTAVE_DB = 20 * math.log10(2)  # dB per octave by which 1 / frequency falls, as an amplitude
 _QUIET_BLOCK = 0.02  # s, where silence between words is looked for
 
 
@@ -117,9 +115,11 @@ def add_noise(
 ) -> np.ndarray:
     """Adds noise at a signal-to-noise ratio in dB: mean power of the recording over that of it.
 
-    `noise` is given the recording and returns as many samples at any level.
+    `noise` is given the recording and returns as many samples at any level; zeros change nothing.
     """
     added = noise(wave, rate, seed).astype(np.float64)
+    if not added.any():
+        return wave
     ratio = np.mean(np.square(wave, dtype=np.float64)) / np.mean(added**2)
     return wave + (math.sqrt(ratio) * 10 ** (-snr_db / 20) * added).astype(np.float32)
 
@@ -131,10 +131,27 @@ def white(wave: np.ndarray, rate: int, seed: int) -> np.ndarray:
 
 def pink(wave: np.ndarray, rate: int, seed: int) -> np.ndarray:
     """Pink noise: power falls with 1 / frequency."""
+    return _shaped(wave, rate, seed, lambda hertz: 1 / np.sqrt(hertz))
+
+
+def coloured(wave: np.ndarray, rate: int, seed: int, *, slope_db: float) -> np.ndarray:
+    """Noise whose power falls by so many dB per octave: white 0, pink 3, brown 6."""
+    return _shaped(wave, rate, seed, lambda hertz: hertz ** (-slope_db / OCTAVE_DB))
+
+
+def _shaped(
+    wave: np.ndarray, rate: int, seed: int, amplitude: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Returns noise of amplitudes that follow from the frequency in Hz."""
     spectrum = np.fft.rfft(white(wave, rate, seed))
     hertz = np.fft.rfftfreq(len(wave), 1 / rate)
-    shape = np.where(hertz >= PINK_FROM, 1 / np.sqrt(np.maximum(hertz, PINK_FROM)), 0.0)
+    shape = np.where(hertz >= LOWEST, amplitude(np.maximum(hertz, LOWEST)), 0.0)
     return np.fft.irfft(spectrum * shape, len(wave))
+
+
+def recorded(wave: np.ndarray, rate: int, seed: int, *, noise: np.ndarray) -> np.ndarray:
+    """A recording of noise from its beginning, repeated to the length."""
+    return np.resize(noise, len(wave))
 
 
 def babble(wave: np.ndarray, rate: int, seed: int, *, voices: Sequence[np.ndarray]) -> np.ndarray:
@@ -185,12 +202,21 @@ def reverberation(wave: np.ndarray, rate: int, seed: int, *, seconds: float) -> 
     Direct and reverberant sound have the same energy (the critical distance); length and root mean
     square stay.
     """
-    from scipy import signal  # slow to import
-
     time = np.arange(1, round(seconds * rate)) / rate
     tail = np.random.default_rng(seed).standard_normal(len(time)) * 10 ** (-3 * time / seconds)
     response = np.concatenate([[1.0], tail / np.sqrt(np.sum(tail**2))])
-    heard = signal.fftconvolve(wave.astype(np.float64), response)[: len(wave)]
+    return in_room(wave, rate, seed, response=response)
+
+
+def in_room(wave: np.ndarray, rate: int, seed: int, *, response: np.ndarray) -> np.ndarray:
+    """Puts it into the room of an impulse response, whose largest sample is the direct sound.
+
+    Length and root mean square stay, and nothing is late.
+    """
+    from scipy import signal  # slow to import
+
+    first = int(np.abs(response).argmax())
+    heard = signal.fftconvolve(wave.astype(np.float64), response)[first : first + len(wave)]
     return heard * np.sqrt(np.sum(np.square(wave, dtype=np.float64)) / np.sum(heard**2))
 
 
@@ -210,65 +236,11 @@ def speed(wave: np.ndarray, rate: int, seed: int, *, factor: float) -> np.ndarra
     return soxr.resample(wave, rate * factor, rate, quality=audio.QUALITY)
 
 
-# --- The features of all changes of one recording
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Job:
-    """A recording whose changes are wanted."""
-
-    id: str  # its id, from which its random draws follow
-    path: Path  # the file
-    start: float | None  # start of the span in s, or None
-    end: float | None  # its end in s, or None
-    voices: tuple[np.ndarray, ...]  # [S] f32 each, for babble
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Variant:
-    """What models read of a changed recording."""
-
-    flags: tuple[str, ...]  # of `pcm.FLAGS`
-    features: Mapping[str, np.ndarray]  # kind → array, see `extraction.compute_kind`
-
-
-def compute(
-    job: Job,
-    *,
-    kinds: Sequence[str],
-    settings: LogMelSettings,
-    feature_set: str,
-    mix: audio.Mix,
-    max_seconds: float,
-    seed: int,
-) -> dict[str, Variant | BadAudio] | BadAudio:
-    """Decodes a recording once; returns change → features as of a file that sounds so.
-
-    `BadAudio` stands for what cannot be used: the recording, or it after a change.
-    """
-    try:
-        wave = decode(job.path, job.start, job.end, mix, max_seconds)
-    except BadAudio as error:
-        return error
-    own = dataclasses.replace(mix, channel=pcm.MEAN)  # What is changed has one channel.
-    number = zlib.crc32(job.id.encode(errors="surrogateescape")) ^ seed
-    found: dict[str, Variant | BadAudio] = {}
-    for name, change in changes(job.voices).items():
-        samples = np.clip(change(wave, audio.SAMPLE_RATE, number), -1, 1).astype(np.float32)
-        try:
-            # A little longer than the limit is no reason to refuse it.
-            recording = audio.from_samples(
-                samples, audio.SAMPLE_RATE, max_seconds=math.inf, mix=own
-            )
-            arrays = {kind: compute_kind(kind, recording, settings, feature_set) for kind in kinds}
-            found[name] = Variant(recording.flags, arrays)
-        except BadAudio as error:
-            found[name] = error
-    return found
+# --- Before and behind a change
 
 
 def decode(
-    path: Path, start: float | None, end: float | None, mix: audio.Mix, max_seconds: float
+    source: Source, start: float | None, end: float | None, mix: audio.Mix, max_seconds: float
 ) -> np.ndarray:
     """Returns the samples [S] f32 of a recording at 16 kHz, of the channel wanted and as they are.
 
@@ -276,4 +248,16 @@ def decode(
       BadAudio: If it cannot be used.
     """
     plain = audio.Mix(channel=mix.channel)
-    return audio.decode(path, start, end, max_seconds=max_seconds, mix=plain).samples
+    return audio.decode(source, start, end, max_seconds=max_seconds, mix=plain).samples
+
+
+def as_recorded(samples: np.ndarray, mix: audio.Mix) -> audio.Recording:
+    """Returns changed samples [S] at 16 kHz as a file that holds them is read, prepared by `mix`.
+
+    Raises:
+      BadAudio: If they cannot be used.
+    """
+    own = dataclasses.replace(mix, channel=pcm.MEAN)  # What is changed has one channel.
+    clipped = np.clip(samples, -1, 1).astype(np.float32)
+    # A little longer than the limit is no reason to refuse it.
+    return audio.from_samples(clipped, audio.SAMPLE_RATE, max_seconds=math.inf, mix=own)

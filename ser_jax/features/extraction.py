@@ -13,25 +13,25 @@ import itertools
 import json
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ser_jax.corpora.release_files import check_bad_share
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
-from ser_jax.features import audio, store
+from ser_jax.features import audio, changes, store
 from ser_jax.features.domain import FACTS
 from ser_jax.features.functionals import COMPARE, functionals, require_opensmile, store_settings
-from ser_jax.features.header import content_sha256, reading
+from ser_jax.features.header import Changed, State, content_sha256, digest_of_state, reading, state
 from ser_jax.features.logmel import LogMelSettings, log_mel
 from ser_jax.features.pcm import FLAGS, BadAudio, to_int16
 from ser_jax.features.preparation import loudness_facts, normalise
 from ser_jax.features.store import FeatureStore
+from ser_jax.features.variants import Recipe
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.machine import available_cores
 from ser_jax.runtime.progress import progress
@@ -56,16 +56,17 @@ class Item:
     keys: Mapping[str, str]  # kind of entry → key in the store
     mix: audio.Mix = audio.USUAL  # channel and preparation
     feature_set: str = COMPARE  # of the functionals
+    recipe: Recipe | None = None  # how its wave is changed before it is prepared; None: not at all
+
+    def name_of(self, digest: str) -> str:
+        """Returns what the name would be if the file had this SHA-256."""
+        return store.key("audio", digest, self.start, self.end, _samples(self.mix, self.recipe))
 
 
 Result = Generator[tuple[Item, BadAudio | None], None, None]
 # Computes and stores items on other machines; see `ray_extraction.RayEngine`.
 Engine = Callable[[Sequence[Item], FeatureStore, LogMelSettings, float], Result]
 FileHash = tuple[str, int] | BadAudio  # SHA-256 and size of a file, or why it cannot be read
-
-
-class Changed(UserError):
-    """A recording does not hold the bytes any more whose hash names its features."""
 
 
 # --- One recording
@@ -97,10 +98,9 @@ def compute_one(
     """
     try:
         with reading(item.path) as file:
-            before = _state(file)
+            before = state(file)
             try:
-                span = item.start, item.end
-                recording = audio.decode(file, *span, max_seconds=max_seconds, mix=item.mix)
+                recording = _decoded(item, file, max_seconds)
             finally:  # What was decoded may also be no audio because it has changed.
                 _check_unchanged(item, file, before)
         return {
@@ -110,36 +110,26 @@ def compute_one(
         return error
 
 
-State = tuple[int, int, int, int]
+def _decoded(item: Item, file: io.FileIO, max_seconds: float) -> audio.Recording:
+    if item.recipe is None:
+        return audio.decode(file, item.start, item.end, max_seconds=max_seconds, mix=item.mix)
+    wave = changes.decode(file, item.start, item.end, item.mix, max_seconds)
+    return changes.as_recorded(item.recipe.apply(wave), item.mix)
 
 
-def _state(file: io.FileIO) -> State:
-    """Returns what tells an open file from others and changes when it is written to."""
-    found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _samples(mix: audio.Mix, recipe: Recipe | None) -> dict[str, Any]:
+    """Returns what the samples of a recording depend on: names features in the store."""
+    return mix.settings() | (recipe.settings() if recipe else {})
 
 
 def _check_unchanged(item: Item, file: io.FileIO, before: State) -> None:
     file.seek(0)
     if item.start is item.end is None:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    else:
-        digest = _digest_of_state(before, file)
-    key = store.key("audio", digest, item.start, item.end, item.mix.settings())
-    if key != item.name or _state(file) != before:
-        raise Changed(
-            f"{item.path} has been changed while it was read: run the same command again when the"
-            " recordings stay as they are; what is finished is kept"
-        )
-
-
-_DIGESTS: dict[State, str] = {}  # of files with spans, each of which would read the whole file
-
-
-def _digest_of_state(state: State, file: io.FileIO) -> str:
-    if state not in _DIGESTS:
-        _DIGESTS[state] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _DIGESTS[state]
+    else:  # Each span would read the whole file.
+        digest = digest_of_state(before, file)
+    if item.name_of(digest) != item.name or state(file) != before:
+        raise Changed(item.path)
 
 
 def compute_kind(
@@ -246,6 +236,18 @@ class Features:
     deferred: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # what identifies embeddings of other models among them, see `embeddings.Embeddings.facts`
     embeddings: dict[str, Any] | None = None
+    gains: Mapping[str, float] = dataclasses.field(default_factory=dict)  # as given to `extract`
+    variants: "Variants | None" = None  # of those that are trained on; None: there are none
+
+
+class Variants(NamedTuple):
+    """Degraded versions of the utterances that are trained on (docs/robustness.md)."""
+
+    features: Features  # of the variants, n of them
+    # [1 + V, N] numbers of the versions of N utterances: of each as it is, from 0 on, then of its
+    # V variants, from N on. Where there is no variant stands the utterance
+    versions: np.ndarray
+    facts: dict[str, Any]  # what identifies them, for `protocol.json` and `model.json`
 
 
 def extract(
@@ -258,6 +260,7 @@ def extract(
     waves: bool = False,
     levels: bool = False,
     gains: Mapping[str, float] | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
     store_root: Path,
     max_seconds: float,
     max_bad_share: float,
@@ -281,6 +284,7 @@ def extract(
       waves: Whether to keep the samples.
       levels: Whether to measure how loud recordings are.
       gains: Utterance id → `Mix.gain`; those that are not in it have that of `mix`.
+      recipes: Utterance id → how its wave is changed; those that are not in it stay as they are.
       store_root: Folder of the feature store.
       max_seconds: Longer recordings or spans are rejected.
       max_bad_share: Largest fraction of the listed rows that may be unusable, in [0, 1].
@@ -337,7 +341,8 @@ def extract(
     try:
         check_bad_share(corpus.rejected, len(corpus.utterances), max_bad_share)
         hashes.update(_hash_files(corpus, cores))
-        items.update(_items(corpus, hashes, {"audio": {}, **kinds}, mix, gains or {}, feature_set))
+        named = {"audio": {}, **kinds}
+        items.update(_items(corpus, hashes, named, mix, gains or {}, recipes or {}, feature_set))
         unique = {item.name: item for item in items.values()}
         sizes = _stored_sizes(feature_store, unique.values(), cores)
         incomplete = (item for item in unique.values() if len(sizes[item.name]) < len(item.keys))
@@ -382,6 +387,7 @@ def extract(
         digests=tuple(_digest(hashes[u.file]) for u in kept),
         sha256=_features_sha256(kept_items, list(kinds)),
         deferred=deferred if defer else {},
+        gains=gains or {},
     )
 
 
@@ -417,6 +423,7 @@ def _items(
     kinds: Mapping[str, Mapping[str, str | int | float]],
     mix: audio.Mix,
     gains: Mapping[str, float],
+    recipes: Mapping[str, Recipe],
     feature_set: str,
 ) -> dict[str, Item]:
     """Returns utterance id → item, for every utterance whose file could be read."""
@@ -428,13 +435,15 @@ def _items(
         digest, size = found
         start, end = utterance.start, utterance.end
         own = dataclasses.replace(mix, gain=gains.get(utterance.id, mix.gain))
+        recipe = recipes.get(utterance.id)
         keys = {
-            kind: store.key(kind, digest, start, end, {**settings, **own.settings()})
+            kind: store.key(kind, digest, start, end, {**settings, **_samples(own, recipe)})
             for kind, settings in kinds.items()
         }
         cost = size if end is None else (end - (start or 0.0)) * _BYTES_PER_SECOND
         path = corpus.path(utterance)
-        items[utterance.id] = Item(keys["audio"], path, start, end, cost, keys, own, feature_set)
+        name = keys["audio"]
+        items[utterance.id] = Item(name, path, start, end, cost, keys, own, feature_set, recipe)
     return items
 
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from ser_jax.features import media, mp3, wav
 from ser_jax.features.pcm import BadAudio
+from ser_jax.runtime.errors import UserError
 
 MAX_BYTES = 64 * 1024**3  # two days of 16-bit stereo at 96 kHz
 MAX_PAGES = 1_000_000  # of Ogg: more than five hours at one packet of 20 ms per page
@@ -86,6 +87,35 @@ def reading(source: Source) -> Iterator[io.FileIO]:
             yield file
     except OSError as error:
         raise BadAudio("unreadable", error.strerror or str(error)) from None
+
+
+class Changed(UserError):
+    """A file does not hold the bytes any more whose hash names features: `args` is its path."""
+
+    def __str__(self) -> str:
+        """Returns the sentence for the user."""
+        return (
+            f"{self.args[0]} has been changed while it was read: run the same command again when"
+            " the recordings stay as they are; what is finished is kept"
+        )
+
+
+State = tuple[int, int, int, int]
+_DIGESTS: dict[State, str] = {}
+
+
+def state(file: io.FileIO) -> State:
+    """Returns what tells an open file from others and changes when it is written to."""
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def digest_of_state(before: State, file: io.FileIO) -> str:
+    """Returns the SHA-256 of an open file of that state; one that is read again is hashed once."""
+    if before not in _DIGESTS:
+        file.seek(0)
+        _DIGESTS[before] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _DIGESTS[before]
 
 
 def container(file: BinaryIO) -> tuple[str, int]:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 
 import ser_jax
 from ser_jax.features import store
-from ser_jax.features.extraction import Changed, Item, compute_one
+from ser_jax.features.extraction import Item, compute_one
 from ser_jax.features.functionals import require_opensmile, store_settings
-from ser_jax.features.header import content_sha256
+from ser_jax.features.header import Changed, content_sha256
 from ser_jax.features.logmel import LogMelSettings
 from ser_jax.features.pcm import BadAudio
 from ser_jax.runtime.errors import UserError
@@ -133,12 +133,12 @@ def compute_portion(
             digest, _ = content_sha256(item.path)
         except BadAudio as error:
             return Elsewhere(socket.gethostname(), f"{item.path} ({error})")
-        if store.key("audio", digest, item.start, item.end, item.mix.settings()) != item.name:
+        if item.name_of(digest) != item.name:
             return Elsewhere(socket.gethostname(), f"{item.path} (it holds other bytes)")
         try:
             found = compute_one(item, settings, max_seconds)
-        except Changed:
-            return Elsewhere(socket.gethostname(), f"{item.path} (it has been changed)")
+        except Changed as error:
+            return Elsewhere(socket.gethostname(), f"{error.args[0]} (it has been changed)")
         if not isinstance(found, BadAudio):
             found = {kind: store.encode(key, found[kind]) for kind, key in item.keys.items()}
         computed.append(found)

@@ -17,7 +17,7 @@ from ser_jax.corpora import from_config, release_files
 from ser_jax.corpora.table import Corpus, Rejection, Utterance
 from ser_jax.evaluation import stress_table
 from ser_jax.experiment import cross_corpus, run_directory, setup, training_data
-from ser_jax.features import audio, changes, extraction
+from ser_jax.features import audio, changes, extraction, stressed
 from ser_jax.features.pcm import BadAudio
 from ser_jax.prediction import batch
 from ser_jax.prediction.network import Values
@@ -35,7 +35,7 @@ PORTION = 60_000_000  # bytes of features that are scored together: some seconds
 
 log = logging.getLogger(__name__)
 
-_Waiting = tuple[str, str, changes.Variant]  # utterance id, change, features
+_Waiting = tuple[str, str, stressed.Stressed]  # utterance id, change, features
 
 
 class Plan(NamedTuple):
@@ -210,7 +210,7 @@ def _answers(
     config, utterances = predictor.config, plan.corpus.utterances
     kinds = sorted(predictor.reads)
     work = functools.partial(
-        changes.compute,
+        stressed.compute,
         kinds=kinds,
         settings=setup.logmel_settings(config),
         feature_set=config.features.functionals,
@@ -238,12 +238,12 @@ def _answers(
                     del answers[job.id]
                     continue
                 assert isinstance(found, dict)
-                for change, variant in found.items():
-                    if isinstance(variant, BadAudio):
+                for change, one in found.items():
+                    if isinstance(one, BadAudio):
                         answers[job.id][change] = stress_table.NO_ANSWER
                     else:
-                        waiting.append((job.id, change, variant))
-                        size += sum(array.nbytes for array in variant.features.values())
+                        waiting.append((job.id, change, one))
+                        size += sum(array.nbytes for array in one.features.values())
                 if size > PORTION:
                     _score(predictor, plan, waiting, answers)
                     waiting, size = [], 0
@@ -268,21 +268,22 @@ def _score(
     for one in waiting:
         groups.setdefault(plan.voters[one[0]], []).append(one)
     for models, members in groups.items():
-        variants = [variant for _, _, variant in members]
-        arrays = {kind: [v.features[kind] for v in variants] for kind in variants[0].features}
+        changed = [one for _, _, one in members]
+        kinds = changed[0].features
+        arrays = {kind: [one.features[kind] for one in changed] for kind in kinds}
         values = Values(
             log_mel=arrays.get("logmel", ()),
             hsf=np.stack(arrays["hsf"]) if "hsf" in arrays else None,
             waves=arrays.get("wave", ()),
         )
         probabilities = predictor.probabilities(values, models)
-        found = decision.answers(probabilities, [variant.flags for variant in variants])
+        found = decision.answers(probabilities, [one.flags for one in changed])
         for (name, change, _), answer in zip(members, found, strict=True):
             label = answer.label if answer.probabilities else None
             answers[name][change] = label or stress_table.NO_ANSWER
 
 
-def _jobs(corpus: Corpus, mix: audio.Mix, max_seconds: float) -> Iterator[changes.Job]:
+def _jobs(corpus: Corpus, mix: audio.Mix, max_seconds: float) -> Iterator[stressed.Job]:
     """Yields the recordings, each with voices for babble: other speakers, where there are any."""
     utterances = corpus.utterances
     pool = []
@@ -298,4 +299,4 @@ def _jobs(corpus: Corpus, mix: audio.Mix, max_seconds: float) -> Iterator[change
         rng = np.random.default_rng([SEED, *os.fsencode(utterance.id)])
         chosen = rng.permutation(len(voices))[: changes.VOICES]
         path, span = corpus.path(utterance), (utterance.start, utterance.end)
-        yield changes.Job(utterance.id, path, *span, tuple(voices[n] for n in chosen))
+        yield stressed.Job(utterance.id, path, *span, tuple(voices[n] for n in chosen))

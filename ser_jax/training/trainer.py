@@ -116,18 +116,16 @@ class BatchSampler:
         idle = self._executor.plan.trials - len(trials)
         batches = []
         filled = [*trials, *trials[-1:] * idle]
+        variants = len(self._dataset.versions) - 1
         for trial, trains in zip(filled, [*active, *[False] * idle], strict=True):
-            rows = self._dataset.rows(trial.fold.train)
+            draw: Any = {"protocol": self._protocol.sha256, "seed": trial.seed}
+            draw |= {"fold": trial.fold.name, "epoch": epoch}
+            version = epoch_plans.versions(variants, len(self._protocol.ids), **draw)
+            rows = self._dataset.rows(trial.fold.train, version)
+            if not trains:
+                rows = [part[:0] for part in rows]
             batches.append(
-                epoch_plans.training_batches(
-                    rows if trains else [part[:0] for part in rows],
-                    steps,
-                    self._settings.batch_size,
-                    protocol=self._protocol.sha256,
-                    seed=trial.seed,
-                    fold=trial.fold.name,
-                    epoch=epoch,
-                )
+                epoch_plans.training_batches(rows, steps, self._settings.batch_size, **draw)
             )
         rows, mask = epoch_plans.in_order(order, batches)
         return order, rows, mask

@@ -62,6 +62,55 @@ def test_by_hand():
     assert [rows.tolist() for rows in data.rows(np.zeros(0, np.int64))] == [[], []]
 
 
+# --- Variants
+
+
+VERSIONS = np.array([[0, 1, 2, 3], [4, 1, 5, 3], [6, 1, 2, 7]])  # utterance 1 has no variant
+
+
+def build_variants(log_mel, hsf=None, **options):
+    """Four utterances of classes -1 to 2, and their variants."""
+    defaults: Any = {"segmentations": (SHORT, LONG), "form": "fast", "silence": SILENCE}
+    defaults |= {"shapes": 2, "batch_size": 1, "train_fraction": 1.0}
+    source = datasets.frames_source(log_mel, hsf)._replace(versions=VERSIONS)
+    return datasets.frames_dataset(source, np.arange(4) - 1, **{**defaults, **options})
+
+
+def test_variants_share_the_bucket_of_their_utterance():
+    """By hand: utterance 2 covers 50 frames and its variant 100, so that it goes with the long."""
+    log_mel = log_mel_of([12, 100, 31, 104, 13, 90, 49, 70])
+    data = build_variants(log_mel).loaded()
+    assert data.bucket.tolist() == [0, 1, 1, 1]
+    # The rows of all utterances, then arrays 4 and 6, and 5 and 7.
+    assert [len(inputs.length) for inputs in data.buckets] == [3, 5]
+    assert data.buckets[0].length.tolist() == [12, 13, 49]
+    assert data.buckets[1].length.tolist() == [100, 31, 104, 90, 70]
+    assert data.versions.tolist() == [[0, 0, 1, 2], [1, 0, 3, 2], [2, 0, 1, 4]]
+    assert [targets.tolist() for targets in data.targets] == [[-1] * 3, [0, 1, 2, 1, 2]]
+    for version, utterance in np.ndindex(VERSIONS.shape):
+        frames = log_mel[VERSIONS[version, utterance]]
+        stored = frames_in(data.buckets[data.bucket[utterance]])[data.versions[version, utterance]]
+        np.testing.assert_array_equal(stored[: len(frames)], frames[: len(stored)])
+
+
+def test_only_who_asks_for_a_version_gets_one():
+    """Scoring never does: rows are those of the utterances, statistics as well."""
+    log_mel = log_mel_of([12, 100, 31, 104, 13, 90, 49, 70])
+    rng = np.random.default_rng(0)
+    hsf = rng.normal(size=(8, 5)).astype(np.float32)
+    data = build_variants(log_mel, hsf)
+    part = np.array([3, 0, 2])
+    assert [rows.tolist() for rows in data.rows(part)] == [[0], [2, 1]]
+    version = np.array([2, 1, 1, 2])
+    assert [rows.tolist() for rows in data.rows(part, version)] == [[2], [4, 3]]
+    assert data.utterances(1).tolist() == [1, 2, 3]
+    clean = build(log_mel[:4], hsf[:4]).statistics(part)
+    for own, other in zip(data.statistics(part), clean, strict=True):
+        np.testing.assert_array_equal(own, other)
+    by_speaker = data.by_speaker(np.array([1, 2, 1, 2])).loaded()
+    np.testing.assert_array_equal(by_speaker.buckets[1].speaker, [2, 1, 2, 1, 2])
+
+
 @pytest.mark.parametrize("form", ["fast", "literal"])
 @pytest.mark.parametrize("length", [1, 12, 29, 30, 31, 49])
 def test_short_utterances_are_filled_with_silence_for_both_segmentations(form, length):

@@ -28,6 +28,9 @@ def changed(**changes):
         *({"training__precision": value} for value in ("float32", "tf32", "bf16")),
         {"training__patience": 0, "training__checkpoint_seconds": 0.0},
         {"training__preemption_exit_code": 255, "augment__gain_db": 3.0},
+        {"augment__variants": 3, "augment__noise_folder": "/noises"},
+        {"augment__variants": 3, "system": "end2you"},
+        {"augment__variants": 3, "model__form": "literal"},
     ],
     ids=str,
 )
@@ -96,6 +99,9 @@ PART, RANGE = "it must be a fraction in [0, 1]", "it must be two ascending numbe
         ("augment.silence_frames", -1, FINITE),
         ("augment.noise_slope_db", NAN, FINITE),
         *((f"augment.{name}", 1.1, PART) for name in ("room", "noise", "telephone")),
+        ("augment.variants", -1, "it must be at least 0"),
+        ("augment.variants_codec", 1.1, PART),
+        ("augment.variants_gain_db", INF, FINITE),
         ("augment.room_seconds", (0.0, 1.0), f"{RANGE} from 0.01, such as (0.2,0.8)"),
         ("augment.room_seconds", (0.3,), f"{RANGE} from 0.01, such as (0.2,0.8)"),
         ("augment.noise_snr_db", (20.0, 5.0), f"{RANGE} from -100, such as (0,30)"),
@@ -126,6 +132,18 @@ def test_a_wrong_value_is_named_with_what_is_possible(key, value, sentence):
             "augment.room=0.5 adds energies, which features.normalisation=utterance has taken",
         ),
         ({"model__form": "literal"}, "augment.gain_db=3.0 needs model.form=fast: segments"),
+        (
+            {"system": "svm", "augment__gain_db": 0.0, "augment__variants": 3},
+            "augment.variants=3 with system='svm': only networks train on variants",
+        ),
+        (
+            {"system": "hsf_crnn", "augment__variants": 3, "features__embeddings": "folder"},
+            "augment.variants=3 with features.embeddings: embeddings are those of the recordings",
+        ),
+        (
+            {"augment__room_folder": "/rooms"},
+            "augment.room_folder=/rooms is for variants: set augment.variants, such as 3, too",
+        ),
         (
             {"training__residence": "streamed", "training__dispatch": "chunk"},
             "training.residence=streamed with training.dispatch=chunk: streamed batches",

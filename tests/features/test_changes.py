@@ -1,15 +1,12 @@
 """Changes of recordings: each measured on tones, noise and steps, as a user would hear it."""
 
 import io
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from ser_jax.features import changes
-from ser_jax.features.audio import USUAL, Mix
-from ser_jax.features.logmel import LogMelSettings, log_mel
 
 RATE = 16000
 VOICES = tuple(np.random.default_rng(n).normal(0, 0.1, 8000).astype(np.float32) for n in (5, 6))
@@ -180,33 +177,27 @@ def test_speed_changes_pitch_and_length(factor):
     assert hertz_of(found) == pytest.approx(1000 * factor, abs=2)
 
 
-# --- The features of all changes
-
-
-FRONT_END = LogMelSettings(16000, 0.025, 0.010, 1024, 40, 0.0, 8000.0, 1e-10)
-
-
-def computed(path, mix=USUAL) -> Any:
-    job = changes.Job("a", path, None, None, VOICES)
-    settings = {"kinds": ("logmel",), "settings": FRONT_END, "max_seconds": 10.0, "seed": 0}
-    return changes.compute(job, mix=mix, feature_set="ComParE_2016", **settings)
-
-
-def test_features_are_those_of_a_file_that_sounds_so(tmp_path):
-    """With the level of the model's own front end, and clipped at full scale."""
-    path = tmp_path / "a.wav"
-    soundfile.write(path, speech(), RATE, subtype="FLOAT")
-    found = computed(path)
-    assert list(found) == list(ALL)
-    louder = np.clip(speech() * 10, -1, 1)
-    np.testing.assert_allclose(
-        found["20 dB louder"].features["logmel"], log_mel(louder, FRONT_END), atol=1e-4
+def test_noise_that_falls_by_so_many_decibels_per_octave():
+    power = np.square(
+        np.abs(np.fft.rfft(changes.coloured(np.zeros(1_600_000), RATE, 0, slope_db=6)))
     )
-    levelled = computed(path, Mix(level="rms"))
-    same = [levelled[name].features["logmel"] for name in (changes.UNCHANGED, "20 dB quieter")]
-    np.testing.assert_allclose(same[0], same[1], atol=1e-3)
+    density = [10 * np.log10(power[low : 2 * low].mean()) for low in (12_500, 25_000, 50_000)]
+    np.testing.assert_allclose(np.diff(density), -6, atol=0.25)
 
 
-def test_what_cannot_be_read_is_said(tmp_path):
-    (tmp_path / "a.wav").write_bytes(b"RIFF")
-    assert computed(tmp_path / "a.wav").reason == "unreadable"
+def test_noise_of_zeros_changes_nothing():
+    found = changes.add_noise(speech(), RATE, 0, noise=lambda wave, rate, seed: 0 * wave, snr_db=0)
+    np.testing.assert_array_equal(found, speech())
+
+
+def test_a_room_by_its_impulse_response():
+    """Two echoes by hand; what comes before the direct sound is left out."""
+    wave = speech()
+    response = np.array([0.1, 0.0, -1.0, 0.5, 0.0, 0.25], np.float32)
+    found = changes.in_room(wave, RATE, 0, response=response)
+    expected = -wave.astype(np.float64)
+    expected[1:] += 0.5 * wave[:-1]
+    expected[3:] += 0.25 * wave[:-3]
+    expected[:-2] += 0.1 * wave[2:]
+    expected *= np.sqrt(np.sum(wave.astype(np.float64) ** 2) / np.sum(expected**2))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
