@@ -54,8 +54,9 @@ def difference(fraction: float, limits: list[float]) -> str:
 
 
 def signed(fraction: float) -> str:
-    """Returns a difference of fractions in points, with its sign."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
+    """Returns a difference of fractions in points, with its sign if it is not 0."""
+    text = f"{100 * fraction:+.1f}".replace("-", "−")
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def decimals(number: float | None) -> str:

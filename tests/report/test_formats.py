@@ -17,6 +17,7 @@ def test_durations():
 def test_scores_are_shown_in_percent():
     assert formats.percent(0.5) == "50.0\u00a0%"  # a no-break space
     assert formats.points(0.125) == "12.5" and formats.decimals(0.1) == "0.100"
+    assert [formats.signed(x) for x in (0.02, -0.02, -1e-9)] == ["+2.0", "−2.0", "0.0"]
     for function in (formats.percent, formats.points, formats.decimals, formats.value):
         assert function(None) == "–"
     assert formats.spread({"mean": 0.5, "std": None}) == "50.0"

@@ -160,7 +160,9 @@ function showAnswer(answer, name) {
   part("result").hidden = false;
   part("what").textContent = answer.long ? "On the whole the model hears" : "The model hears";
   part("label").textContent = answer.label ?? "no emotion for sure";
-  const odd = answer.flags.filter((flag) => flag in ODD).map((flag) => `; ${flag}: ${ODD[flag]}`).join("");
+  // "longer than training: longer than what this model has heard" would say it twice.
+  const told = (flag) => (flag.endsWith(" than training") ? ODD[flag] : `${flag}: ${ODD[flag]}`);
+  const odd = answer.flags.filter((flag) => flag in ODD).map((flag) => `; ${told(flag)}`).join("");
   const long = `${(answer.seconds / 60).toFixed(1)} minutes; longer than ${model.limits.max_seconds} s, so look at the timeline rather than at one answer`;
   part("about").textContent = `${name}, ${answer.long ? long : `${answer.seconds.toFixed(2)} s`}${odd}`;
   showShares(answer.probabilities);
