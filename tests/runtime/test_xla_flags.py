@@ -145,9 +145,9 @@ def test_a_started_backend_is_noticed():
     """In fresh processes, with jax imported only, then started: a private name of jax tells."""
     program = """
 import warnings
-import jaxlib.version
-jaxlib.version.__version__ = "0.10.2"
 import jax
+import jaxlib.version
+jaxlib.version.__version__ = "0.10.2"  # A later jax would not be imported with it.
 {start}
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
