@@ -8,6 +8,7 @@ import csv
 import functools
 import io
 import re
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -119,9 +120,12 @@ def _named(file: Path) -> list[Entry]:
     except Exception as error:  # NumPy, zipfile and safetensors raise what they like.
         raise _unreadable(file, error) from None
 
+    one_at_a_time = threading.Lock()  # Threads share the file; Python 3.13's zipfile mixes them up.
+
     def read(name: str) -> np.ndarray:
         try:
-            return get(name)
+            with one_at_a_time:
+                return get(name)
         except Exception as error:
             raise _unreadable(f"{file}: {name}", error) from None
 

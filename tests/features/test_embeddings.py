@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ser_jax.corpora.table import Utterance, utterance_id
 from ser_jax.features import embeddings
-from ser_jax.features.embedding_files import EMBEDDER
+from ser_jax.features.embedding_files import EMBEDDER, entries
 from ser_jax.runtime import strict_json
 from ser_jax.runtime.errors import UserError
 
@@ -305,6 +306,15 @@ def test_nothing_is_unpickled(tmp_path):
     np.save(tmp_path / "1.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(UserError, match=r"1\.npy cannot be read \(no plain array of numbers\)"):
         found(tmp_path, [utterance("1.wav")])
+
+
+def test_threads_read_one_file(tmp_path):
+    values = {f"u{n}": np.full((50, 64), n, np.float32) for n in range(200)}
+    np.savez(tmp_path / "all.npz", **values)  # type: ignore[arg-type]
+    listed = entries(tmp_path / "all.npz")
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda entry: entry.read(), listed * 5))
+    assert all(np.array_equal(a, values[e.name]) for a, e in zip(read, listed * 5, strict=True))
 
 
 def test_what_identifies_them_is_their_content(tmp_path):

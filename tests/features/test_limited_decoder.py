@@ -133,7 +133,8 @@ def test_names_of_any_kind(decoder, tmp_path, monkeypatch, sound):
     monkeypatch.chdir(tmp_path)
     assert decoder.decode("-rf").seconds == 0.5, "relative to this process, not to the child"
     assert reason(decoder, tmp_path / "none.wav") == "missing: no such file"
-    assert reason(decoder, tmp_path / "a\0b").startswith("unreadable: embedded null")
+    found = reason(decoder, tmp_path / "a\0b")
+    assert found.startswith("unreadable: ") and "embedded null" in found
 
 
 def test_one_child_serves_all_files_of_all_threads(sound):
