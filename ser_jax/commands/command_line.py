@@ -302,7 +302,7 @@ def _drop_output() -> None:
 @contextlib.contextmanager
 def _log_lines() -> Iterator[None]:
     """Writes log records to standard error, each as a time and a sentence, if it takes them."""
-    told, logging.raiseExceptions = logging.raiseExceptions, False  # by a traceback for every line
+    raises, logging.raiseExceptions = logging.raiseExceptions, False  # no tracebacks
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     ours = logging.getLogger("ser_jax")
@@ -312,7 +312,7 @@ def _log_lines() -> Iterator[None]:
     try:
         yield
     finally:
-        logging.raiseExceptions = told
+        logging.raiseExceptions = raises
         logging.root.removeHandler(handler)
         ours.setLevel(before)
 

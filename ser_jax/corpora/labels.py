@@ -92,8 +92,8 @@ def left_out(utterances: Iterable[Utterance]) -> dict[str, tuple[str, str]]:
     return {row.file: (LEFT_OUT_LABEL, f"label {row.label!r}") for row in utterances}
 
 
-def check_classes(corpus: Corpus, asked: Iterable[str]) -> None:
-    """Refuses labels that mean "no label" and numbers, unless they are `asked` for as classes.
+def check_classes(corpus: Corpus, requested: Iterable[str]) -> None:
+    """Refuses labels that mean "no label" and numbers, unless they are `requested` for as classes.
 
     Raises:
       UserError: With counts, an example and the value of `corpus.labels` that says what is meant.
@@ -101,7 +101,7 @@ def check_classes(corpus: Corpus, asked: Iterable[str]) -> None:
     rows: dict[str, list[str]] = {}
     for utterance in corpus.utterances:
         rows.setdefault(utterance.label, []).append(utterance.id)
-    others = sorted(rows.keys() - {"", *asked})
+    others = sorted(rows.keys() - {"", *requested})
     nothing = [label for label in others if means_nothing(label)]
     if nothing:
         raise UserError(

@@ -126,8 +126,8 @@ def score_intervals(counts: np.ndarray) -> metrics.Scores:
         return np.column_stack([score.mean(axis=1) for score in metrics.scores(sums)])
 
     p, reach = jackknife(counts, statistic)
-    slope = p * (1 - p)  # of p over its log-odds
-    reach = np.divide(reach, slope, out=np.zeros_like(reach), where=slope != 0)
+    derivative = p * (1 - p)  # of p over its log-odds
+    reach = np.divide(reach, derivative, out=np.zeros_like(reach), where=derivative != 0)
     factor = np.exp(np.minimum(reach, MOST_EXPONENT))
     limits = np.stack([p / (p + (1 - p) * factor), p / (p + (1 - p) / factor)], axis=1)
     wa, ua, macro_f1, *recall = limits

@@ -111,8 +111,8 @@ def extract_features(
     if mix.level == speaker_rule.SPEAKER:
         as_recorded = dataclasses.replace(mix, level="none")
         none: dict[str, Any] = {"log_mel": False, "hsf": False, "waves": False}
-        heard = extract_some(**none, levels=True, mix=as_recorded)
-        gains = setup.speaker_gains(config, heard)
+        recorded = extract_some(**none, levels=True, mix=as_recorded)
+        gains = setup.speaker_gains(config, recorded)
     features = extract_some(gains=gains, most_bytes=most_bytes)
     for flag, count in features.flagged.items():
         log.info("note: %s used although %s", counted(count, "recording"), flag)
@@ -333,7 +333,7 @@ def set_up(
         *(counted(len(trials), "trial"), config.system),
     )
     # Before the system takes the frames away.
-    heard = _domain(config, features, trials) if training else {}
+    domain_facts = _domain(config, features, trials) if training else {}
     system = make_system(protocol, features, -(-len(trials) // hosts.count))
     if initial:
         assert isinstance(system, systems.NeuralSystem)  # as `config_checks` has checked
@@ -342,7 +342,7 @@ def set_up(
         trained_with = system.trained_with if training else None
         run_directory.record_versions(workdir, system.devices, hosts.count, trained_with)
     seconds["compile"] = system.compile_seconds
-    return Experiment(protocol, features, corpus.root, system, trials, seconds, heard)
+    return Experiment(protocol, features, corpus.root, system, trials, seconds, domain_facts)
 
 
 def make_protocol(

@@ -86,8 +86,8 @@ def open_directory(workdir: Path, config: Config) -> None:
     _make(workdir)
     resolved = json.loads(config.to_json())
     path = workdir / "config.json"
-    begun = (workdir / PROTOCOL).is_file() or (workdir / "models").is_dir()
-    if path.is_file() and begun:
+    started = (workdir / PROTOCOL).is_file() or (workdir / "models").is_dir()
+    if path.is_file() and started:
         made_with = json.loads(read_config(workdir).to_json())
         different = differences(made_with, resolved)
         if different:

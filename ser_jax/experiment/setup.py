@@ -92,19 +92,19 @@ def mix(config: Config) -> audio.Mix:
     return audio.Mix(**{name: config.features[name] for name in names})
 
 
-def speaker_gains(config: Config, heard: Features) -> dict[str, float]:
+def speaker_gains(config: Config, recorded: Features) -> dict[str, float]:
     """Returns utterance id → gain of its speaker (features.level=speaker), where there is one.
 
-    `heard` has the levels of all utterances; errors as of `speaker_rule.assign`.
+    `recorded` has the levels of all utterances; errors as of `speaker_rule.assign`.
     """
     rule = speaker_rule.rule(config)
-    assert rule is not None and heard.levels is not None
-    numbers = speaker_rule.assign(rule, [row.speaker for row in heard.utterances])
+    assert rule is not None and recorded.levels is not None
+    numbers = speaker_rule.assign(rule, [row.speaker for row in recorded.utterances])
     gains = {}
     for speaker in range(1, numbers.max() + 1):
         members = np.flatnonzero(numbers == speaker)
-        if gain := preparation.speaker_gain(heard.levels[members]):
-            gains |= {heard.utterances[n].id: gain for n in members.tolist()}
+        if gain := preparation.speaker_gain(recorded.levels[members]):
+            gains |= {recorded.utterances[n].id: gain for n in members.tolist()}
     return gains
 
 

@@ -269,8 +269,8 @@ def _notes_of_run(workdir: Path) -> list[str]:
     results, protocol = finished_run.read_results(workdir), _read(workdir / "protocol.json")
     utterances = counted(len(protocol["utterances"]), "utterance")
     speakers = {speaker for _, _, speaker in protocol["utterances"] if speaker}
-    told = counted(len(speakers), "speaker") if speakers else ""
-    found = [_trained_on(results["corpus"], utterances, told)]
+    who = counted(len(speakers), "speaker") if speakers else ""
+    found = [_trained_on(results["corpus"], utterances, who)]
     if final_model.is_final(results):
         crossed = final_model.cross_validation(workdir, results)
         results = crossed.results if crossed else results

@@ -97,8 +97,8 @@ def export(
             return f"{described}: {output}, {_size(output)}, for {platforms}"
         assert isinstance(found, ensemble.Ensemble)
         results = finished_run.read_results(workdir)
-        told = Path(about).read_text("utf-8").strip() if about else ""
-        text = card.write_text(found, results, workdir, output.name, licence, told)
+        description = Path(about).read_text("utf-8").strip() if about else ""
+        text = card.write_text(found, results, workdir, output.name, licence, description)
         _write_both(output, found, metadata, text)
         return f"{described}: {output}, {_size(output)}; model card: {card.beside(output)}"
     except OSError as error:

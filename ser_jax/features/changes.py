@@ -216,8 +216,8 @@ def in_room(wave: np.ndarray, rate: int, seed: int, *, response: np.ndarray) -> 
     from scipy import signal  # slow to import
 
     first = int(np.abs(response).argmax())
-    heard = signal.fftconvolve(wave.astype(np.float64), response)[first : first + len(wave)]
-    return heard * np.sqrt(np.sum(np.square(wave, dtype=np.float64)) / np.sum(heard**2))
+    reverberant = signal.fftconvolve(wave.astype(np.float64), response)[first : first + len(wave)]
+    return reverberant * np.sqrt(np.sum(np.square(wave, dtype=np.float64)) / np.sum(reverberant**2))
 
 
 def clip(wave: np.ndarray, rate: int, seed: int, *, fraction: float) -> np.ndarray:

@@ -109,8 +109,8 @@ class LimitedDecoder:
                     self._kill()
 
     def _request(self, path: str | os.PathLike[str], *, blocks: bool) -> dict[str, Any]:
-        asked = {"path": os.path.abspath(os.fspath(path)), "blocks": blocks, "mix": self._mix}
-        return {**asked, **self._limits}
+        request = {"path": os.path.abspath(os.fspath(path)), "blocks": blocks, "mix": self._mix}
+        return {**request, **self._limits}
 
     def close(self) -> None:
         """Ends the child; a later `decode` starts another."""

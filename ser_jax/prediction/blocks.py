@@ -77,7 +77,7 @@ def score_block(predictor: Predictor, block: Block) -> Scored:
             continue
         try:
             limit = predictor.config.features.max_seconds
-            recording = predictor.heard(
+            recording = predictor.check_speech(
                 audio.decode(*span, max_seconds=limit, mix=predictor.mix, silent=True)
             )
             if NO_SPEECH in recording.flags:

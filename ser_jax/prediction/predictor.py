@@ -462,7 +462,7 @@ class Predictor:
                 flags[n] += outside
         return shares, flags
 
-    def heard(self, recording: audio.Recording) -> audio.Recording:
+    def check_speech(self, recording: audio.Recording) -> audio.Recording:
         """Returns the recording, flagged "no speech" if the detector is on and finds none."""
         if not self.vad or NO_SPEECH in recording.flags or speech.has_speech(recording.samples):
             return recording
@@ -475,12 +475,12 @@ class Predictor:
 
         `facts` of each: `domain.measure`, and its length in s.
         """
-        heard = self.descriptions[0].get("domain")
-        if not heard:
+        bounds = self.descriptions[0].get("domain")
+        if not bounds:
             return [self.remarks] * len(facts)
         frames = values.log_mel or [None] * len(facts)
         return [
-            domain.flags(heard, *one, rows) + self.remarks
+            domain.flags(bounds, *one, rows) + self.remarks
             for one, rows in zip(facts, frames, strict=True)
         ]
 
@@ -552,9 +552,9 @@ class Predictor:
             if isinstance(recording, str | os.PathLike):
                 _check_rate_of_file(recording, rate)
                 name = os.fspath(recording)
-                return self.heard(audio.decode(recording, start, end, **options))
+                return self.check_speech(audio.decode(recording, start, end, **options))
             part, rate = _span_of_samples(recording, rate, start, end)
-            return self.heard(audio.from_samples(part, rate, **options))
+            return self.check_speech(audio.from_samples(part, rate, **options))
         except BadAudio as error:
             raise UserError(f"{name} cannot be used: {error}") from error
 

@@ -52,7 +52,7 @@ class Pool:
         self._segments = segments
         self._every = max(1, math.ceil((segments - 1) / (ROWS - 2)))
         self._trim = trim
-        self._heard = np.zeros(ROWS, bool)  # whether a row has an active segment
+        self._had_speech = np.zeros(ROWS, bool)  # whether a row has an active segment
         self._seen = np.zeros(ROWS, np.int64)
         self._maximum: np.ndarray = np.zeros(0)
         self._minimum: np.ndarray = self._maximum
@@ -64,15 +64,15 @@ class Pool:
 
         `active` says it of the ahead + n segments that come next.
         """
-        heard, rows = self._heard.copy(), []
+        had_speech, rows = self._had_speech.copy(), []
         for number, one in enumerate(active, self.count):
-            rows.append(self._restart(number, heard))
-            heard |= one
+            rows.append(self._restart(number, had_speech))
+            had_speech |= one
         return np.stack(rows[ahead:])
 
     def add(self, hidden: np.ndarray, active: bool = True) -> None:
         """Adds the hidden states [R, ROWS, H] f32 after a segment."""
-        restarted = self._restart(self.count, self._heard)
+        restarted = self._restart(self.count, self._had_speech)
         if not self.count:
             restarted[:] = True
             self._maximum = self._minimum = hidden
@@ -83,14 +83,14 @@ class Pool:
         self._minimum = np.where(fresh, hidden, np.minimum(self._minimum, hidden))
         self._total = np.where(fresh, 0, self._total) + hidden
         self._seen = np.where(restarted, 0, self._seen) + 1
-        self._heard |= active
+        self._had_speech |= active
         if active:
             self._kept = self._state()
         self.count += 1
 
-    def heard(self, recent: bool) -> bool:
+    def has_speech(self, recent: bool) -> bool:
         """Returns whether a segment of the last window, or of all, was active."""
-        return bool(self._heard[self._recent() if recent else 0])
+        return bool(self._had_speech[self._recent() if recent else 0])
 
     def all(self) -> np.ndarray:
         """Returns max, mean and min [R, 3 H] f32 over all states; at least one must be there."""
@@ -103,12 +103,12 @@ class Pool:
     def _recent(self) -> int:
         return self._row(max(0, self.count - self._segments) // self._every)
 
-    def _restart(self, number: int, heard: np.ndarray) -> np.ndarray:
-        """Rows that restart with a segment; `heard` forgets what came before."""
+    def _restart(self, number: int, had_speech: np.ndarray) -> np.ndarray:
+        """Rows that restart with a segment; `had_speech` forgets what came before."""
         rows = np.zeros(ROWS, bool)
         rows[self._row(number // self._every)] = number % self._every == 0
-        heard &= ~rows
-        return rows | ~heard if self._trim else rows
+        had_speech &= ~rows
+        return rows | ~had_speech if self._trim else rows
 
     def _row(self, window: int) -> int:
         return 1 + window % (ROWS - 1)
@@ -117,7 +117,7 @@ class Pool:
         return self._maximum, self._minimum, self._total, self._seen
 
     def _of(self, row: int) -> np.ndarray:
-        kept = self._kept if self._trim and self._heard[row] else self._state()
+        kept = self._kept if self._trim and self._had_speech[row] else self._state()
         maximum, minimum, total, seen = kept
         mean = (total[:, row] / seen[row]).astype(np.float32)
         return np.concatenate([maximum[:, row], mean, minimum[:, row]], axis=-1)

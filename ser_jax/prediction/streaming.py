@@ -202,7 +202,7 @@ class Stream:
         begins = [(self._pools[0].count + number) * hop for number in range(count)]
         hidden = [self._advance(0, count)]
         hidden += [self._rest(other, begins[-1] + window) for other in range(1, len(self._pools))]
-        rows, heard = [[] for _ in self._pools], []
+        rows, has_speech = [[] for _ in self._pools], []
         for begin in begins:
             end = begin + window
             for segmentation, pool in enumerate(self._pools):
@@ -212,10 +212,10 @@ class Stream:
                 rows[segmentation] += [
                     self._pooled(segmentation, end, recent) for recent in (False, True)
                 ]
-            heard += [self._pools[0].heard(recent) for recent in (False, True)]
+            has_speech += [self._pools[0].has_speech(recent) for recent in (False, True)]
         shares = self._network.probabilities([np.stack(pooled, axis=1) for pooled in rows])
         answers = [answer.probabilities for answer in self._rule.answers(shares)]
-        answers = [found if one else {} for found, one in zip(answers, heard, strict=True)]
+        answers = [found if one else {} for found, one in zip(answers, has_speech, strict=True)]
         s = self._settings
         ends = [((begin + window - 1) * s.hop + s.window) / s.sample_rate for begin in begins]
         return [

@@ -61,8 +61,8 @@ def examine(config: Config, corpus: Corpus, name: str, spec: Spec) -> Listed:
     selected = attempt("no protocol", named.select, spec, corpus)
     protocol, warnings = None, ()
     if selected is not None and spec.classes is None:
-        asked = {*parse(config.corpus.labels).values()} - {LEFT_OUT}
-        attempt("no classes", check_classes, selected, asked)
+        requested = {*parse(config.corpus.labels).values()} - {LEFT_OUT}
+        attempt("no classes", check_classes, selected, requested)
     if selected is not None and not any(row.finding == "no classes" for row in errors):
         others += group_findings(selected.utterances)
         made = attempt(

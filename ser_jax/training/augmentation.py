@@ -223,9 +223,9 @@ def reverberate(frames: Array, key: Array, settings: Augmentation) -> Array:
     _, tails = jax.lax.scan(step, jnp.zeros_like(energies[0]), energies)
     # Delays up to half a hop are heard in the frame itself; the weights add up to 1 + share.
     half = jnp.sqrt(decay)
-    heard = (1 + share * (1 - half)) * energies + share * (1 - decay) / half * tails
-    heard = heard / (1 + share)
-    return jnp.where(chosen < settings.room, _log(heard, settings), frames)
+    reverberant = (1 + share * (1 - half)) * energies + share * (1 - decay) / half * tails
+    reverberant = reverberant / (1 + share)
+    return jnp.where(chosen < settings.room, _log(reverberant, settings), frames)
 
 
 def add_noise(frames: Array, length: Array, key: Array, settings: Augmentation) -> Array:
@@ -237,11 +237,11 @@ def add_noise(frames: Array, length: Array, key: Array, settings: Augmentation) 
     """
     bands = frames.shape[1]
     of_row, of_frames = jax.random.split(key)
-    chosen, ratio, slope = jax.random.uniform(of_row, (3,))
+    chosen, ratio, fall = jax.random.uniform(of_row, (3,))
     edges = _edges(bands, settings)
     width = (edges[2:] - edges[:-2]) / 2  # Hz, area of a filter
     octaves = np.log2(edges[1:-1] / 1000)
-    colour = width * 10 ** (-slope * settings.noise_slope_db * octaves / 10)
+    colour = width * 10 ** (-fall * settings.noise_slope_db * octaves / 10)
     snr = 10 ** (_between(settings.noise_snr_db, ratio) / 10)
     power = _mean_power(frames, length) / snr * colour / jnp.sum(colour)
     # Half the degrees of freedom: a triangle is as good as 1.5 of its area, and a Hamming window

@@ -111,13 +111,13 @@ def search(
 
 def _attempts(study: Any, space: Space) -> list[Attempt]:
     """Returns the tries that have ended, the best one first, then those that failed."""
-    told = study.user_attrs
+    attributes = study.user_attrs
     found = [
         Attempt(
             number,
             {key: entry.value(trial.params[key]) for key, entry in space.items()},
-            tuple(told[str(number)]["per_seed"]),
-            told[str(number)]["problem"],
+            tuple(attributes[str(number)]["per_seed"]),
+            attributes[str(number)]["problem"],
         )
         for number, trial in enumerate(study.get_trials(deepcopy=False))
         if trial.state.is_finished()
@@ -210,8 +210,8 @@ def _open(optuna: Any, workdir: Path, config: Config, space: Space) -> Any:
         )
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from None
-    asked = {"config": _comparable(config), "space": {k: repr(v) for k, v in space.items()}}
-    for name, value in asked.items():
+    requested = {"config": _comparable(config), "space": {k: repr(v) for k, v in space.items()}}
+    for name, value in requested.items():
         before = study.user_attrs.get(name, value)
         differ = sorted(k for k in before.keys() | value.keys() if before.get(k) != value.get(k))
         if differ:

@@ -30,17 +30,17 @@ def write(workdir: Path, attempts: Sequence[Attempt], best: Config) -> str:
     if done:
         folder = shlex.quote(str(workdir / str(done[0].number)))
         command = f"{train_command(best)} \\\n  --workdir={folder}"
-    keys, found, told = list(attempts[0].values), rows(attempts), summary(attempts)
+    keys, found, sentence = list(attempts[0].values), rows(attempts), summary(attempts)
     text = page.render(
         "tuning.html",
-        summary=told,
+        summary=sentence,
         keys=keys,
         rows=found,
         failed=attempts[len(done) :],
         command=command,
     )
     files.write_text(workdir / FILE, text)
-    lines = [f"{told}.", ""]
+    lines = [f"{sentence}.", ""]
     for number, mean, spread, _, *values in found[:SHOWN]:
         chosen = ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
         lines.append(f"  try {number}: UA {mean} ± {spread}  {chosen}")

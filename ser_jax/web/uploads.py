@@ -56,8 +56,8 @@ async def receive(
         form at all), 503 (no room for it).
     """
     form = _Form(request.headers.get("content-type", ""), max_bytes)
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes + _FORM_BYTES:
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > max_bytes + _FORM_BYTES:
         raise too_large(max_bytes)
     path = None
     try:
