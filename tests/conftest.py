@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
-# Most of a test's time is compilation, and half of that is optimisation by LLVM. The demo
-# (tests/experiment/test_demo_run.py) compiles as for a user; so does every test with
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+# Most of a test's time is compilation, and half of that is optimisation by LLVM. The trainings of
+# .ci/wheel compile as for a user; so does every test with JAX_DISABLE_MOST_OPTIMIZATIONS=0.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import commands

@@ -1,4 +1,4 @@
-"""Trains the systems of a table, of the paper or of EMO-DB, and writes the table.
+"""Trains the systems of a table, of the paper, EMO-DB or RAVDESS, and writes the table.
 
 ser-jax reproduce --table=1 --config.corpus.root=/data/IEMOCAP_full_release
 """
@@ -11,9 +11,14 @@ from ser_jax.runtime.errors import UserError
 
 FLAGS = (
     CONFIG,
-    Flag("table", None, "Tables 1 and 2 of the paper, or EMO-DB.", choices=("1", "2", "emodb")),
+    Flag(
+        "table",
+        None,
+        "Tables 1 and 2 of the paper, EMO-DB or RAVDESS.",
+        choices=("1", "2", "emodb", "ravdess"),
+    ),
     Flag("seeds", 3, "Trainings of every fold.", least=1),
-    Flag("rows", [], "Presets of the rows wanted, separated by commas; default: all."),
+    Flag("rows", [], "Run directories of the rows wanted, separated by commas; default: all."),
     Flag("workdir", "", "Folder of the runs and the page; default: runs/table-<table>."),
     Flag("output", "", "The page; default: <workdir>/table.md."),
     Flag("full", False, "Train in full, also without an accelerator, what would be shortened."),

@@ -31,7 +31,7 @@ class Difference:
     effect: float  # difference of the means over seeds
     ci95: list[float]  # its interval [low, high]
     p: float  # two-sided p-value of the permutation test
-    holm: float  # the p-value corrected for all pairs of the comparison
+    holm: float  # the p-value corrected for the number of pairs of the comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All pairs of some systems."""
+    """Pairs of some systems: all, or those that were chosen."""
 
     kind: str  # what is swapped and left out: "session", "speaker" or "utterance"
     units: int  # how many of them there are
     flips: int  # number of swaps that were tried
     exact: bool  # true if these are all possible ones
-    pairs: tuple[Pair, ...]  # every pair, in the order of the systems
+    pairs: tuple[Pair, ...]  # all pairs in the order of the systems, or the chosen ones in theirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +62,16 @@ class Group:
     runs: tuple[FinishedRun, ...]  # at least one run
     # those with a complete seed and a labelled utterance, to which the indices of `test` refer
     tested: tuple[FinishedRun, ...]
-    test: Comparison | None  # all pairs of them; None with fewer than two
+    test: Comparison | None  # their pairs; None if there are none
 
 
-def group_runs(runs: Sequence[FinishedRun]) -> list[Group]:
+def group_runs(runs: Sequence[FinishedRun], chosen: Sequence[tuple[str, str]] = ()) -> list[Group]:
     """Groups runs by protocol and recordings, in order of first appearance, and compares in groups.
+
+    Args:
+      runs: The runs.
+      chosen: Names of the pairs to compare, without the `×N` of ensembles; empty: all pairs. A pair
+        that is not in one group is passed over.
 
     Raises:
       UserError: If two runs of a group were tested on different utterances.
@@ -75,17 +80,21 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[Group]:
     for run in runs:
         key = run.results["protocol_sha256"], run.results["corpus_sha256"]
         groups.setdefault(key, []).append(run)
-    return [_group(members) for members in groups.values()]
+    return [_group(members, chosen) for members in groups.values()]
 
 
-def _group(runs: list[FinishedRun]) -> Group:
+def _group(runs: list[FinishedRun], chosen: Sequence[tuple[str, str]]) -> Group:
     tested = [run for run in runs if run.rows]
     for run in tested[1:]:
         _check_same_utterances(tested[0], run)
     # Runs of before sessions were stored have those of the same utterances.
     sessions = next((run.sessions for run in tested if run.sessions), None)
     counted = [count_run(run, sessions) for run in tested]
-    return Group(tuple(runs), tuple(tested), compare(counted) if len(counted) > 1 else None)
+    pairs = list(itertools.combinations(range(len(tested)), 2))
+    if chosen:
+        place = {run.name.partition(" ×")[0]: number for number, run in enumerate(tested)}
+        pairs = [(place[a], place[b]) for a, b in chosen if a in place and b in place]
+    return Group(tuple(runs), tuple(tested), compare(counted, pairs) if pairs else None)
 
 
 def count_run(run: FinishedRun, sessions: Mapping[str, str] | None = None) -> intervals.Units:
@@ -110,8 +119,10 @@ def _check_same_utterances(first: FinishedRun, second: FinishedRun) -> None:
         )
 
 
-def compare(systems: Sequence[intervals.Units]) -> Comparison:
-    """Tests every pair of systems by permutation.
+def compare(
+    systems: Sequence[intervals.Units], pairs: Sequence[tuple[int, int]] | None = None
+) -> Comparison:
+    """Tests pairs of systems by permutation.
 
     The null hypothesis: it does not matter which of two systems predicted the utterances of a unit.
     So the predictions of whole units are swapped between them, and p is the fraction of swaps whose
@@ -122,7 +133,8 @@ def compare(systems: Sequence[intervals.Units]) -> Comparison:
     Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
 
     `systems` are at least two, over the same utterances; each has its own number of seeds, one at
-    least. The p-values are corrected over all pairs, those of UA and of WA each by themselves.
+    least. `pairs` are indices of systems (None: every pair). The p-values are corrected over the
+    pairs, those of UA and of WA each by themselves.
 
     Raises:
       ValueError: If the systems were not tested on the same units and labels.
@@ -135,7 +147,9 @@ def compare(systems: Sequence[intervals.Units]) -> Comparison:
             raise ValueError("the systems were not tested on the same utterances")
     # [systems, U, K], correct predictions, averaged over seeds
     hits = np.stack([np.diagonal(s.counts, axis1=-2, axis2=-1).mean(axis=1) for s in systems])
-    first, second = np.transpose(list(itertools.combinations(range(len(systems)), 2)))
+    if pairs is None:
+        pairs = list(itertools.combinations(range(len(systems)), 2))
+    first, second = np.transpose(pairs)
     parts = _contributions(hits, examples)
     gaps = parts[:, first] - parts[:, second]  # [(UA, WA), pairs, U]
     effects = gaps.sum(axis=-1)
@@ -147,8 +161,8 @@ def compare(systems: Sequence[intervals.Units]) -> Comparison:
         list(map(Difference, *(column.tolist() for column in columns)))
         for columns in zip(effects, limits, p, corrected, strict=True)
     )
-    pairs = tuple(map(Pair, first.tolist(), second.tolist(), ua, wa))
-    return Comparison(systems[0].kind, len(examples), flips, exact, pairs)
+    compared = tuple(map(Pair, first.tolist(), second.tolist(), ua, wa))
+    return Comparison(systems[0].kind, len(examples), flips, exact, compared)
 
 
 def permutation_test(gaps: np.ndarray) -> tuple[np.ndarray, int, bool]:

@@ -32,11 +32,11 @@ class FinishedRun:
     sessions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+def read_runs(folders: Sequence[Path], names: Sequence[str] = ()) -> list[FinishedRun]:
     """Reads several runs, in the order given.
 
-    A run is called by the name of its folder, or by its whole path where names repeat, with `×N`
-    behind it if a prediction is the mean of N models.
+    A run is called as in `names`, else by the name of its folder, or by its whole path where names
+    repeat, with `×N` behind it if a prediction is the mean of N models.
 
     Raises:
       UserError: If a folder is named twice, is not a finished run, was written by a version with
@@ -46,11 +46,12 @@ def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     for folder, path in zip(folders, paths, strict=True):
         if paths.count(path) > 1:
             raise UserError(f"{folder} is named twice: name every run once")
-    names = [path.name for path in paths]
-    names = [
-        name if names.count(name) == 1 else str(folder)
-        for name, folder in zip(names, folders, strict=True)
-    ]
+    if not names:
+        short = [path.name for path in paths]
+        names = [
+            name if short.count(name) == 1 else str(folder)
+            for name, folder in zip(short, folders, strict=True)
+        ]
     return [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 

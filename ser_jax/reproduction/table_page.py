@@ -10,6 +10,7 @@ from ser_jax.evaluation import comparison, finished_run
 from ser_jax.evaluation.finished_run import FinishedRun
 from ser_jax.evaluation.predictions import read_predictions
 from ser_jax.evaluation.results import summarise
+from ser_jax.experiment.run_directory import FUSION
 from ser_jax.report import comparison_text, formats
 from ser_jax.reproduction.tables import Column, Row, Table
 from ser_jax.runtime import files, strict_json
@@ -43,7 +44,9 @@ def write_page(
     Raises:
       UserError: If a run directory is not finished or damaged.
     """
-    runs = finished_run.read_runs([result.workdir for result in results])
+    runs = finished_run.read_runs(
+        [result.workdir for result in results], names=[result.row.title for result in results]
+    )
     versions = [_read(result.workdir / "versions.json") for result in results]
     protocols = [_read(result.workdir / "protocol.json") for result in results]
     published = any(figure is not None for row in table.rows for figure in row.published)
@@ -55,10 +58,10 @@ def write_page(
         ["```", made_by, "```", _made(versions)],
         _table(_header(table, published=published), cells),
         [_legend(runs)],
-        ["## Differences", *_differences(results, runs)],
+        ["## Differences", *_differences(table, results, runs)],
         ["## How this differs from what was published", *_deviations(table, protocols, overridden)],
         ["## Commands", "`$ROOT` is the folder of the release.", "```"]
-        + [*(result.command for result in results), "```"],
+        + [*dict.fromkeys(result.command for result in results), "```"],
     ]
     files.write_text(path, "\n\n".join("\n".join(block) for block in blocks) + "\n")
 
@@ -72,7 +75,7 @@ def _header(table: Table, *, published: bool) -> list[str]:
     for column in table.columns:
         scores += [f"{column.title}, published"] if published else []
         scores += [f"{column.title}, ours", "95 % interval"]
-    return ["system", *scores, "seeds", "epochs", "time", "device", "protocol"]
+    return ["system", *scores, "ECE", "seeds", "epochs", "time", "device", "protocol"]
 
 
 def _cells(
@@ -88,10 +91,12 @@ def _cells(
             cells += [formats.spread(score), formats.interval(score["ci95"])]
         else:
             cells += [formats.NO_VALUE, ""]
+    trained = results["system"] not in ("svm", FUSION)
     return [
         *cells,
+        formats.decimals(results["calibration"]["ece"]),
         str(len(results["seeds"])),
-        formats.NO_VALUE if results["system"] == "svm" else str(config["training"]["epochs"]),
+        str(config["training"]["epochs"]) if trained else formats.NO_VALUE,
         formats.duration(results["seconds"]["total"]),
         versions["devices"],
         f"{results['protocol']} `{results['protocol_sha256'][: comparison_text.SHOWN_DIGITS]}…`",
@@ -128,13 +133,14 @@ def _legend(runs: Sequence[FinishedRun]) -> str:
     return (
         "Percent. Predictions are pooled over folds for every seed; mean ± standard deviation over"
         f" seeds;{intervals}{''.join(f' ({note})' for note in notes)}. UA is the mean recall of the"
-        " classes, WA the fraction of correct predictions."
+        " classes, WA the fraction of correct predictions, ECE the expected calibration error. The"
+        " time is that of extraction, where features are not stored yet, training and scoring."
     )
 
 
-def _differences(results: Sequence[Result], runs: Sequence[FinishedRun]) -> list[str]:
+def _differences(table: Table, results: Sequence[Result], runs: Sequence[FinishedRun]) -> list[str]:
     complete = [run for result, run in zip(results, runs, strict=True) if not result.shortened]
-    groups = comparison.group_runs(complete)
+    groups = comparison.group_runs(complete, table.pairs)
     header = ["first − second", "UA in points [95 %]", "p", "p corrected (Holm)"]
     lines = []
     for group in groups:
@@ -149,8 +155,9 @@ def _differences(results: Sequence[Result], runs: Sequence[FinishedRun]) -> list
             lines += _table(header, rows)
         if remarks := comparison_text.remarks(group):
             lines += ["", *(f"- {remark}" for remark in remarks)]
+        lines.append("")
     warning = comparison_text.not_comparable(groups)
-    return [*lines, *(["", f"**{warning}**"] if warning else [])]
+    return [*lines[:-1], *(["", f"**{warning}**"] if warning else [])]
 
 
 def _deviations(
@@ -163,7 +170,9 @@ def _deviations(
         found += [f"{note[0].upper()}{note[1:]}." for note in protocol.get("notes", [])]
     typed = {item.removeprefix("--config.").partition("=")[0] for item in overridden}
     if kept := [item for item in table.overrides if item.partition("=")[0] not in typed]:
-        found.append(f"Every row is trained with {_quoted(kept)}.")
+        own = any(row.overrides is not None for row in table.rows)
+        rows = "Every row but the tuned ones and the fusion" if own else "Every row"
+        found.append(f"{rows} is trained with {_quoted(kept)}.")
     if overridden:
         own = [item.removeprefix("--config.") for item in overridden]
         found.append(f"Overridden on the command line: {_quoted(own)}.")

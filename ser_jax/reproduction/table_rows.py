@@ -1,6 +1,7 @@
 """Trains the rows of a table, each by the command that its page shows, and writes the page."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import shlex
@@ -42,7 +43,7 @@ def command(
         f"corpus.name={table.corpus}",
         f"corpus.root={root}",
         f"protocol.seeds={seeds}",
-        *table.overrides,
+        *(table.overrides if row.overrides is None else row.overrides),
         *(row.cpu if shorten else ()),
     ]
     values = dict(f"--config.{item}".split("=", 1) for item in overrides)
@@ -88,9 +89,9 @@ def reproduce(
 ) -> int:
     """Trains the rows one after the other and rewrites the page after each.
 
-    Every row has a run directory in `folder`, named by its preset; `output` is the page, `made_by`
-    its command. On a `cpu` rows that take too long are shortened, unless in `full`; `extra` are the
-    user's overrides (`--config.KEY=VALUE`), `only` the presets of the rows to train (empty: all).
+    Every row has a run directory in `folder`, `row.place`; `output` is the page, `made_by` its
+    command. On a `cpu` rows that take too long are shortened, unless in `full`; `extra` are the
+    user's overrides (`--config.KEY=VALUE`), `only` the places of the rows to train (empty: all).
     A row that has begun goes on with the devices, group and kernels that it began with.
 
     Returns:
@@ -100,9 +101,10 @@ def reproduce(
       UserError: If `only` names no row, or a row was refused.
       Diverged: If trials of a row diverged; the page names them.
     """
-    from ser_jax.reproduction import table_page  # Only the page needs what this imports.
+    from ser_jax.experiment.run_directory import MEMBERS  # Only the page needs what these import.
+    from ser_jax.reproduction import table_page
 
-    known = [row.preset for row in table.rows]
+    known = [row.place for row in table.rows]
     unknown = [name for name in only if name not in known]
     if unknown:
         raise UserError(f"--rows={unknown[0]}: this table has the rows {', '.join(known)}")
@@ -111,9 +113,9 @@ def reproduce(
     if cpu:
         log.info("note: %s", made_with(table, extra))
     for row in table.rows:
-        if only and row.preset not in only:
+        if only and row.place not in only:
             continue
-        workdir = folder / row.preset
+        workdir = folder / row.place
         fixed = _begun_with(workdir) or (table.made_with if cpu else {})
         arguments = command(
             *(table, row, workdir),
@@ -129,9 +131,11 @@ def reproduce(
             diverged.append(row.title)
         elif code != 0:
             return code
-        done.append(
-            table_page.Result(row, workdir, _without_root(arguments), shorten and bool(row.cpu))
-        )
+        trained = _without_root(arguments), shorten and bool(row.cpu)
+        for name, title in row.members.items():
+            member = dataclasses.replace(row, title=title)
+            done.append(table_page.Result(member, workdir / MEMBERS / name, *trained))
+        done.append(table_page.Result(row, workdir, *trained))
         table_page.write_page(output, table, done, made_by=made_by, overridden=extra)
     print(f"\n  page    {output}")
     if diverged:
@@ -155,7 +159,7 @@ def made_with(table: Table, extra: Sequence[str]) -> str:
 def on_cpu(folder: Path, rows: Sequence[Row]) -> bool:
     """Returns whether there is no accelerator; starts jax unless a row has been begun."""
     for row in rows:  # A table that was begun on one device is continued as there.
-        found = _versions(folder / row.preset)
+        found = _versions(folder / row.place)
         if "devices" in found and (row.cpu or "training.devices" in found):  # not of the SVM
             return "cpu" in str(found["devices"]).lower()
     command = [sys.executable, "-c", "import ser_jax, jax; print(jax.default_backend())"]

@@ -123,6 +123,22 @@ def test_permutations_against_scipy():
         assert p == pytest.approx(expected.pvalue)
 
 
+def test_p_values_are_corrected_for_the_pairs_that_were_chosen():
+    runs = [scored.finished(name, number) for number, name in enumerate(("a", "b", "c", "d ×3"))]
+    (every,) = comparison.group_runs(runs)
+    chosen = [("d", "a"), ("a", "b"), ("a", "not there")]
+    (some,) = comparison.group_runs(runs, chosen)
+    assert every.test and some.test and len(every.test.pairs) == 6
+    first, second = some.test.pairs
+    assert [(p.first, p.second) for p in some.test.pairs] == [(3, 0), (0, 1)]
+    reverse = next(p for p in every.test.pairs if (p.first, p.second) == (0, 3))
+    assert first.ua.effect == -reverse.ua.effect and first.ua.p == reverse.ua.p
+    expected = comparison.holm(np.array([first.ua.p, second.ua.p]))
+    assert [first.ua.holm, second.ua.holm] == expected.tolist()
+    (none,) = comparison.group_runs(runs, [("a", "not there")])
+    assert none.test is None
+
+
 def test_equal_differences_are_equal_whatever_the_rounding():
     """49ths have no end in binary; whole numbers say how many swaps reach the difference."""
     generator = np.random.default_rng(12)

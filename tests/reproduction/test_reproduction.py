@@ -143,14 +143,16 @@ def test_the_page(tmp_path, codes, capsys):
     codes += [0, 0]
     assert run_all(tmp_path, SMALL) == 0
     page = (tmp_path / "table.md").read_text()
-    ua = json.loads((tmp_path / "plain_crnn" / "results.json").read_text())["ua"]
-    head = "system|UA, published|UA, ours|95 % interval|seeds|epochs|time|device|protocol"
+    results = json.loads((tmp_path / "plain_crnn" / "results.json").read_text())
+    ua, ece = results["ua"], results["calibration"]["ece"]
+    head = "system|UA, published|UA, ours|95 % interval|ECE|seeds|epochs|time|device|protocol"
     assert cells(tmp_path, "system") == head.split("|")
     row = cells(tmp_path, "One")
     assert row[:3] == ["One", "50.0", f"{100 * ua['mean']:.1f} ± {100 * ua['std']:.1f}"]
-    assert row[4:] == ["2", "40", "1 min 47 s", "2 x cpu", "demo-speaker `decadedecade…`"]
+    assert row[4:6] == [f"{ece:.3f}", "2"]
+    assert row[6:] == ["40", "1 min 47 s", "2 x cpu", "demo-speaker `decadedecade…`"]
     assert cells(tmp_path, "Two (shortened, not comparable)")[1] == "–"
-    assert "plain_crnn − multi_crnn" not in page, "what is shortened is compared with nothing"
+    assert "One − Two" not in page, "what is shortened is compared with nothing"
     assert "- It differs." in page and "/data" not in page
     assert "python -m ser_jax.main --config=plain_crnn" in page
     assert "--config.corpus.root=$ROOT" in page
@@ -182,7 +184,53 @@ def test_the_tables_of_the_paper_train_on_four_sessions_and_say_how_they_differ(
 def test_pairs_are_tested(tmp_path, codes):
     codes += [0, 0]
     run_all(tmp_path, SMALL, full=True)
-    assert cells(tmp_path, "plain_crnn − multi_crnn")[1].startswith(("+", "−"))
+    assert cells(tmp_path, "One − Two")[1].startswith(("+", "−"))
+
+
+MEMBERS = {"svm": "A", "plain_crnn": "B"}
+PROTOCOL = ("protocol.name=p",)
+FUSION = tables.Row(
+    *("Both", "tuned/fusion", (None,)), folder="x/both", overrides=PROTOCOL, members=MEMBERS
+)
+
+
+def test_members_of_a_fusion_are_rows_and_pairs_are_chosen(tmp_path, monkeypatch):
+    given = []
+
+    def train(arguments):
+        given.append(dict(argument.split("=", 1) for argument in arguments[2:]))
+        workdir = Path(given[-1]["--workdir"])
+        for number, name in enumerate(("svm", "plain_crnn")):
+            write_run(workdir / "members" / name, number)
+        write_run(workdir, 3)
+        return 0
+
+    monkeypatch.setattr(table_rows, "train", train)
+    chosen = (("Both", "A"), ("Both", "absent"), ("B", "A"))
+    table = dataclasses.replace(
+        SMALL, rows=(FUSION,), overrides=("training.epochs=9",), pairs=chosen
+    )
+    assert run_all(tmp_path, table) == 0
+    assert given[0]["--workdir"] == str(tmp_path / "x" / "both")
+    assert given[0]["--config.protocol.name"] == "p"
+    assert "--config.training.epochs" not in given[0], "it has overrides of its own"
+    page = (tmp_path / "table.md").read_text()
+    titles = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+    assert titles == [f"| {name}" for name in ("system", "A", "B", "Both")] + [
+        "| first − second",
+        "| Both − A",
+        "| B − A",
+    ]
+    assert page.count("python -m ser_jax.main") == 1, "one command trains the three rows"
+    with pytest.raises(UserError, match="this table has the rows x/both$"):
+        run_all(tmp_path, table, only=["tuned/fusion"])
+
+
+def test_every_chosen_pair_is_one_of_titles():
+    for table in tables.TABLES.values():
+        titles = {row.title for row in table.rows}
+        titles |= {title for row in table.rows for title in row.members.values()}
+        assert titles >= {title for pair in table.pairs for title in pair}
 
 
 def test_scores_of_one_fold(tmp_path, codes):
@@ -277,14 +325,11 @@ def small(folder: Path, release: Path) -> list[str]:
 
 def test_table_1_on_a_fake_release(tmp_path):
     release = releases.write_iemocap(tmp_path, releases.iemocap_turns())
-    model = ("--config.model.multi_short_dense=(8,)", "--config.model.multi_head=(8,)")
-    rows = "--rows=plain_crnn,multi_crnn"
     folder = tmp_path / "runs"
-    ended = reproduce("--table=1", rows, *small(folder, release), *model)
+    ended = reproduce("--table=1", "--rows=plain_crnn", *small(folder, release))
     assert ended.code == 0, ended.err
-    assert cells(folder, "Plain CRNN")[1] == "56.54" and cells(folder, "Multi-CRNN")[4] == "58.06"
-    page = (folder / "table.md").read_text()
-    assert "iemocap-5531-session5+modified" in page and "plain_crnn − multi_crnn" in page
+    assert cells(folder, "Plain CRNN")[1] == "56.54" and cells(folder, "Plain CRNN")[4] == "56.42"
+    assert "iemocap-5531-session5+modified" in (folder / "table.md").read_text()
 
 
 def test_table_2_on_a_fake_release(tmp_path):
@@ -306,7 +351,7 @@ def test_table_2_on_a_fake_release(tmp_path):
 
 
 def test_refusals(tmp_path):
-    assert reproduce().refusal == "--table is missing: choose one of 1, 2, emodb"
+    assert reproduce().refusal == "--table is missing: choose one of 1, 2, emodb, ravdess"
     assert reproduce("--table=1").refusal.startswith("--config.corpus.root='' is not a folder; set")
     assert reproduce("--table=3").code == 2
     root = f"--config.corpus.root={tmp_path}"
