@@ -21,6 +21,7 @@ import pytest
 import releases
 
 import ser_jax  # noqa: F401  (sets the compiler guard before a backend starts)
+from ser_jax.training.execution import program_cache
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -77,6 +78,7 @@ def _own_cache(tmp_path_factory):
         (shared / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         (cache / "ser_jax" / name).symlink_to(shared / name)
     os.environ["XDG_CACHE_HOME"] = str(cache)
+    program_cache.use_compilation_cache()  # Tests of many modules compile the same small programs.
     yield
     if before is None:
         del os.environ["XDG_CACHE_HOME"]

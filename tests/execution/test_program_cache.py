@@ -19,7 +19,6 @@ import warnings
 import ser_jax, jax
 warnings.simplefilter("error")
 from ser_jax.training.execution import program_cache
-program_cache._SHORTEST_SECONDS = 0
 program_cache.use_compilation_cache()
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
 found = []

@@ -16,7 +16,6 @@ from jaxlib.version import __version__ as jaxlib_version
 
 from ser_jax.runtime import files, machine
 
-_SHORTEST_SECONDS = 0.2  # that a kept program has taken to compile
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def use_compilation_cache() -> None:
         return
     _seal_entries()
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _seal_entries() -> None:
