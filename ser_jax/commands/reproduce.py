@@ -7,16 +7,12 @@ import shlex
 from pathlib import Path
 
 from ser_jax.commands.command_line import CONFIG, Flag, Options
+from ser_jax.reproduction.tables import TABLES
 from ser_jax.runtime.errors import UserError
 
 FLAGS = (
     CONFIG,
-    Flag(
-        "table",
-        None,
-        "Tables 1 and 2 of the paper, EMO-DB or RAVDESS.",
-        choices=("1", "2", "emodb", "ravdess"),
-    ),
+    Flag("table", None, "Tables 1 and 2 of the paper, EMO-DB or RAVDESS.", choices=tuple(TABLES)),
     Flag("seeds", 3, "Trainings of every fold.", least=1),
     Flag("rows", [], "Run directories of the rows wanted, separated by commas; default: all."),
     Flag("workdir", "", "Folder of the runs and the page; default: runs/table-<table>."),
@@ -28,7 +24,6 @@ FLAGS = (
 def main(options: Options) -> int:
     """Trains every row that is not finished yet; --config.KEY=VALUE go to every row."""
     from ser_jax.reproduction import table_rows
-    from ser_jax.reproduction.tables import TABLES
 
     if not options.table:
         raise UserError(f"--table is missing: choose one of {', '.join(TABLES)}")

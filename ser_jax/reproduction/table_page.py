@@ -120,9 +120,10 @@ def _score(column: Column, run: FinishedRun, workdir: Path) -> dict[str, Any]:
 
 def _made(versions: Sequence[dict[str, str]]) -> str:
     programs = {f"ser_jax {v['ser_jax']}, Python {v['python']}, jax {v['jax']}" for v in versions}
+    processors = {v["processor"] for v in versions if "processor" in v}
     return (
-        f"{datetime.date.today().isoformat()}, a machine with {available_cores()} CPU cores;"
-        f" {'; '.join(sorted(programs))}."
+        f"{datetime.date.today().isoformat()}, a machine with {available_cores()} CPU cores"
+        f"{''.join(f' ({name})' for name in sorted(processors))}; {'; '.join(sorted(programs))}."
     )
 
 

@@ -87,6 +87,38 @@ TUNED = (
     " prepare the recordings (docs/robustness.md), and have the recipes of their presets."
 )
 
+
+def _features_table(title: str, corpus: str, protocol: str) -> Table:
+    """Sets of functionals, standardised by the training part or by speaker."""
+    return Table(
+        title=title,
+        corpus=corpus,
+        columns=(Column("UA", "ua"), Column("WA", "wa")),
+        rows=tuple(
+            Row(
+                f"{system}, {functionals}, {normalisation}",
+                preset,
+                UNPUBLISHED,
+                folder=f"{preset.removeprefix('tuned/')}-{functionals}-{normalisation}",
+                overrides=(
+                    f"protocol.name={protocol}",
+                    f"features.functionals={functionals}",
+                    f"features.normalisation={normalisation}",
+                ),
+            )
+            for normalisation in ("training", "speaker")
+            for functionals in ("eGeMAPSv02", "ComParE_2016")
+            for system, preset in (("SVM", "svm"), ("HSF-CRNN, tuned", "tuned/hsf_crnn"))
+        ),
+        deviations=(
+            "With `speaker`, log-mel and functionals are standardised by the mean and deviation of"
+            " the speaker's own recordings, test speakers included: transductive, another protocol"
+            " (docs/features.md). It is what to expect of a person who is enrolled with all of"
+            " their recordings, and is compared with no other row.",
+        ),
+    )
+
+
 TABLES = {
     "1": Table(
         title="Table 1 of Luo, Zou and Huang (2018): IEMOCAP",
@@ -198,5 +230,11 @@ TABLES = {
             " no other part, the speakers are in all. By speaker-text: neither is.",
             TUNED,
         ),
+    ),
+    "emodb-features": _features_table(
+        "EMO-DB, four classes: functionals and normalisation", "emodb", "emodb4-speaker10"
+    ),
+    "ravdess-features": _features_table(
+        "RAVDESS, four classes: functionals and normalisation", "ravdess", "ravdess4-speaker"
     ),
 }
