@@ -10,7 +10,6 @@ from ser_jax.evaluation import comparison, finished_run
 from ser_jax.evaluation.finished_run import FinishedRun
 from ser_jax.evaluation.predictions import read_predictions
 from ser_jax.evaluation.results import summarise
-from ser_jax.experiment.run_directory import FUSION
 from ser_jax.report import comparison_text, formats
 from ser_jax.reproduction.tables import Column, Row, Table
 from ser_jax.runtime import files, strict_json
@@ -91,7 +90,7 @@ def _cells(
             cells += [formats.spread(score), formats.interval(score["ci95"])]
         else:
             cells += [formats.NO_VALUE, ""]
-    trained = results["system"] not in ("svm", FUSION)
+    trained = results["system"] != "svm" and "members" not in results
     return [
         *cells,
         formats.decimals(results["calibration"]["ece"]),

@@ -101,8 +101,7 @@ def reproduce(
       UserError: If `only` names no row, or a row was refused.
       Diverged: If trials of a row diverged; the page names them.
     """
-    from ser_jax.experiment.run_directory import MEMBERS  # Only the page needs what these import.
-    from ser_jax.reproduction import table_page
+    from ser_jax.reproduction import table_page  # Only the page needs what this imports.
 
     known = [row.place for row in table.rows]
     unknown = [name for name in only if name not in known]
@@ -134,7 +133,7 @@ def reproduce(
         trained = _without_root(arguments), shorten and bool(row.cpu)
         for name, title in row.members.items():
             member = dataclasses.replace(row, title=title)
-            done.append(table_page.Result(member, workdir / MEMBERS / name, *trained))
+            done.append(table_page.Result(member, workdir / "members" / name, *trained))
         done.append(table_page.Result(row, workdir, *trained))
         table_page.write_page(output, table, done, made_by=made_by, overridden=extra)
     print(f"\n  page    {output}")
