@@ -330,18 +330,17 @@ def test_table_1_on_a_fake_release(tmp_path):
 
 
 def test_table_2_on_a_fake_release(tmp_path):
-    """Test labels are withheld: that column is empty, and every row leaves its submission."""
+    """Test labels are withheld: that column is empty, and a row leaves its submission."""
     release = releases.write_emotass(tmp_path, releases.emotass_rows(train=6))
     folder = tmp_path / "runs"
     arguments = small(folder, release)
-    ended = reproduce("--table=2", "--rows=end2you,plain_crnn", *arguments)
+    ended = reproduce("--table=2", "--rows=plain_crnn", *arguments)
     assert ended.code == 0, ended.err
     plain = dict(zip(cells(folder, "system"), cells(folder, "Plain CRNN"), strict=True))
     assert plain["devel UA, published"] == "29.37" and plain["test UA, ours"] == "–"
     ua = json.loads((folder / "plain_crnn" / "results.json").read_text())["ua"]["mean"]
     assert plain["devel UA, ours"] == f"{100 * ua:.1f}", "only devel has labels to be pooled"
-    assert cells(folder, "End2You, baseline [20] (shortened, not comparable)")[1] == "41.8"
-    assert all((folder / name / "submission.arff").is_file() for name in ("end2you", "plain_crnn"))
+    assert (folder / "plain_crnn" / "submission.arff").is_file()
     before = commands.files_and_times(folder / "plain_crnn")
     assert reproduce("--table=2", "--rows=plain_crnn", *arguments).code == 0
     assert commands.files_and_times(folder / "plain_crnn").keys() == before.keys()
