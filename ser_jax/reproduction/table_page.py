@@ -44,7 +44,8 @@ def write_page(
       UserError: If a run directory is not finished or damaged.
     """
     runs = finished_run.read_runs(
-        [result.workdir for result in results], names=[result.row.title for result in results]
+        [result.workdir for result in results],
+        names=[result.row.title.rpartition(": ")[2] for result in results],  # the protocol is said
     )
     versions = [_read(result.workdir / "versions.json") for result in results]
     protocols = [_read(result.workdir / "protocol.json") for result in results]
