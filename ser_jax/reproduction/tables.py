@@ -55,7 +55,7 @@ class Table:
     # what fixes the bits (docs/reproducibility.md) of its figures, which are made on a CPU
     made_with: Mapping[str, Any] = dataclasses.field(default_factory=MADE_WITH.copy)
     deviations: tuple[str, ...] = ()  # how all rows differ from what was published, in sentences
-    # titles of the rows whose differences are tested, decided before any of them was scored: p is
+    # titles of the rows whose differences are tested, whatever the scores turn out to be: p is
     # corrected for these; empty: all pairs of rows with the same protocol
     pairs: tuple[tuple[str, str], ...] = ()
 
