@@ -42,7 +42,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "attention": {"model.attention_units": 64},
     # What delta channels would see: the first convolution over them is one of 9 frames.
     "wide": {"model.widths": (9, 3)},
-    "still": {"augment.speed": 0.0},
+    "no-speed": {"augment.speed": 0.0},
     "masks": {
         "augment.time_masks": 2,
         "augment.time_mask_frames": 30,

@@ -132,10 +132,11 @@ def _legend(runs: Sequence[FinishedRun]) -> str:
     methods = sorted({formats.interval_method(run.results) for run in runs} - {""})
     intervals = f" interval of the mean by {' and '.join(methods)}" if methods else " no interval"
     return (
-        "Percent. Predictions are pooled over folds for every seed; mean ± standard deviation over"
-        f" seeds;{intervals}{''.join(f' ({note})' for note in notes)}. UA is the mean recall of the"
-        " classes, WA the fraction of correct predictions, ECE the expected calibration error. The"
-        " time is that of extraction, where features are not stored yet, training and scoring."
+        "Scores in percent. Predictions are pooled over folds for every seed; mean ± standard"
+        f" deviation over seeds;{intervals}{''.join(f' ({note})' for note in notes)}. UA is the mean"
+        " recall of the classes, WA the fraction of correct predictions, ECE the expected"
+        " calibration error (a fraction). The time is that of extraction, where features are not"
+        " stored yet, training and scoring."
     )
 
 
@@ -171,9 +172,9 @@ def _deviations(
         found += [f"{note[0].upper()}{note[1:]}." for note in protocol.get("notes", [])]
     typed = {item.removeprefix("--config.").partition("=")[0] for item in overridden}
     if kept := [item for item in table.overrides if item.partition("=")[0] not in typed]:
-        own = any(row.overrides is not None for row in table.rows)
-        rows = "Every row but the tuned ones and the fusion" if own else "Every row"
-        found.append(f"{rows} is trained with {_quoted(kept)}.")
+        same = [row.title for row in table.rows if row.overrides is None]
+        rows = "Every row is" if len(same) == len(table.rows) else f"{', '.join(same)} are"
+        found.append(f"{rows} trained with {_quoted(kept)}.")
     if overridden:
         own = [item.removeprefix("--config.") for item in overridden]
         found.append(f"Overridden on the command line: {_quoted(own)}.")

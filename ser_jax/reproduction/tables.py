@@ -83,8 +83,8 @@ FUSED = {
     "hsf_crnn": "HSF-CRNN, tuned",
 }
 TUNED = (
-    "The rows above that of the fusion are its members, each a complete run. They and the fusion"
-    " prepare the recordings (docs/robustness.md), and have the recipes of their presets."
+    "The three rows above that of a fusion are its members, each a complete run. They and the"
+    " fusion prepare the recordings (docs/robustness.md), and have the recipes of their presets."
 )
 
 

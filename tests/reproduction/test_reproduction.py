@@ -322,32 +322,36 @@ def small(folder: Path, release: Path) -> list[str]:
 
 def test_table_1_on_a_fake_release(tmp_path):
     release = releases.write_iemocap(tmp_path, releases.iemocap_turns())
+    model = ("--config.model.multi_short_dense=(8,)", "--config.model.multi_head=(8,)")
+    rows = "--rows=plain_crnn,multi_crnn"
     folder = tmp_path / "runs"
-    ended = reproduce("--table=1", "--rows=plain_crnn", *small(folder, release))
+    ended = reproduce("--table=1", rows, *small(folder, release), *model)
     assert ended.code == 0, ended.err
-    assert cells(folder, "Plain CRNN")[1] == "56.54" and cells(folder, "Plain CRNN")[4] == "56.42"
-    assert "iemocap-5531-session5+modified" in (folder / "table.md").read_text()
+    assert cells(folder, "Plain CRNN")[1] == "56.54" and cells(folder, "Multi-CRNN")[4] == "58.06"
+    page = (folder / "table.md").read_text()
+    assert "iemocap-5531-session5+modified" in page and "Plain CRNN − Multi-CRNN" in page
 
 
 def test_table_2_on_a_fake_release(tmp_path):
-    """Test labels are withheld: that column is empty, and a row leaves its submission."""
+    """Test labels are withheld: that column is empty, and every row leaves its submission."""
     release = releases.write_emotass(tmp_path, releases.emotass_rows(train=6))
     folder = tmp_path / "runs"
     arguments = small(folder, release)
-    ended = reproduce("--table=2", "--rows=plain_crnn", *arguments)
+    ended = reproduce("--table=2", "--rows=end2you,plain_crnn", *arguments)
     assert ended.code == 0, ended.err
     plain = dict(zip(cells(folder, "system"), cells(folder, "Plain CRNN"), strict=True))
     assert plain["devel UA, published"] == "29.37" and plain["test UA, ours"] == "–"
     ua = json.loads((folder / "plain_crnn" / "results.json").read_text())["ua"]["mean"]
     assert plain["devel UA, ours"] == f"{100 * ua:.1f}", "only devel has labels to be pooled"
-    assert (folder / "plain_crnn" / "submission.arff").is_file()
+    assert cells(folder, "End2You, baseline [20] (shortened, not comparable)")[1] == "41.8"
+    assert all((folder / name / "submission.arff").is_file() for name in ("end2you", "plain_crnn"))
     before = commands.files_and_times(folder / "plain_crnn")
     assert reproduce("--table=2", "--rows=plain_crnn", *arguments).code == 0
     assert commands.files_and_times(folder / "plain_crnn").keys() == before.keys()
 
 
 def test_refusals(tmp_path):
-    assert reproduce().refusal.startswith("--table is missing: choose one of 1, 2, emodb, ravdess")
+    assert reproduce().refusal == f"--table is missing: choose one of {', '.join(tables.TABLES)}"
     assert reproduce("--table=1").refusal.startswith("--config.corpus.root='' is not a folder; set")
     assert reproduce("--table=3").code == 2
     root = f"--config.corpus.root={tmp_path}"
