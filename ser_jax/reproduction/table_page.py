@@ -133,8 +133,8 @@ def _legend(runs: Sequence[FinishedRun]) -> str:
     intervals = f" interval of the mean by {' and '.join(methods)}" if methods else " no interval"
     return (
         "Scores in percent. Predictions are pooled over folds for every seed; mean ± standard"
-        f" deviation over seeds;{intervals}{''.join(f' ({note})' for note in notes)}. UA is the mean"
-        " recall of the classes, WA the fraction of correct predictions, ECE the expected"
+        f" deviation over seeds;{intervals}{''.join(f' ({note})' for note in notes)}. UA is the"
+        " mean recall of the classes, WA the fraction of correct predictions, ECE the expected"
         " calibration error (a fraction). The time is that of extraction, where features are not"
         " stored yet, training and scoring."
     )
