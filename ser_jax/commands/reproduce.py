@@ -14,7 +14,7 @@ FLAGS = (
     CONFIG,
     Flag("table", None, "Tables 1 and 2 of the paper, EMO-DB or RAVDESS.", choices=tuple(TABLES)),
     Flag("seeds", 3, "Trainings of every fold.", least=1),
-    Flag("rows", [], "Run directories of the rows wanted, separated by commas; default: all."),
+    Flag("rows", [], "Run directories of the rows requested, separated by commas; default: all."),
     Flag("workdir", "", "Folder of the runs and the page; default: runs/table-<table>."),
     Flag("output", "", "The page; default: <workdir>/table.md."),
     Flag("full", False, "Train in full, also without an accelerator, what would be shortened."),

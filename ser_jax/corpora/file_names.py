@@ -343,13 +343,13 @@ def _add(listing: Listing, name: str, file: str, fields: Fields) -> None:
 
 
 def _reject_others(
-    listing: Listing, names: Iterable[str], matched: Collection[str], wanted: str
+    listing: Listing, names: Iterable[str], matched: Collection[str], expected: str
 ) -> None:
     """Rejects recordings with other names beside those that match; names those elsewhere."""
     folders = {os.path.dirname(name) for name in matched}
     for name in sorted(set(names).difference(matched)):
         if os.path.dirname(name) in folders:
-            listing.reject(name, None, "bad name", f"not as in {wanted}")
+            listing.reject(name, None, "bad name", f"not as in {expected}")
         else:
             listing.assume(*ELSEWHERE, name)
 

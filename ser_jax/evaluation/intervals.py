@@ -52,12 +52,12 @@ def count_units(
       or per utterance if that holds for speakers, or one is unknown.
     """
     kind, names = UTTERANCE, [row.id for row in rows]
-    for wanted, found in (
+    for expected, found in (
         (SPEAKER, [row.speaker for row in rows]),
         (SESSION, [sessions[row.id] for row in rows] if sessions else []),
     ):
         if "" not in found and len(set(found)) >= FEWEST_SPEAKERS:
-            kind, names = wanted, found
+            kind, names = expected, found
     units = sorted(set(names))
     shape = (len(units), len(seeds), len(classes), len(classes))
     cells = (

@@ -64,7 +64,7 @@ def summarise(
     seeds, left_out = _complete_seeds([run for run in runs if run["fold"] in pooled_folds])
     kept = [row for row in scored if row.seed in set(seeds) and row.fold in pooled_folds]
     counted = intervals.count_units(kept, seeds=seeds, classes=classes, sessions=sessions)
-    wanted = intervals.SESSION if sessions else intervals.SPEAKER
+    expected = intervals.SESSION if sessions else intervals.SPEAKER
     unit, limits = _intervals(counted)
     pooled = counted.counts.sum(axis=0)
     scores = metrics.scores(pooled)
@@ -90,7 +90,7 @@ def summarise(
         "ci95_unit": unit,
         "ci95_units": len(counted.counts) if unit else None,
         "ci95_method": intervals.METHOD if unit else None,
-        "ci95_note": TOO_NARROW.format(unit) if unit not in (wanted, None) else None,
+        "ci95_note": TOO_NARROW.format(unit) if unit not in (expected, None) else None,
         "recall": dict(zip(classes, map(_number, metrics.recalls(confusion)), strict=True)),
         "class_recall": {
             name: _spread(scores.recall[:, index], limits.recall[index])

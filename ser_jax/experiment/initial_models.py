@@ -143,7 +143,7 @@ def read(
 
 
 def record(workdir: Path, initial: Initial) -> None:
-    """Writes `init_from.json`; a UserError if the run has begun with other models."""
+    """Writes `init_from.json`; a UserError if the run has started with other models."""
     if (workdir / run_directory.PROTOCOL).is_file() or model_files.list_models(workdir):
         before = training_data.read_record(workdir)
         if any(before.get(key) != initial.record[key] for key in ("folds", "models")):

@@ -62,7 +62,7 @@ class Experiment:
     features: Features  # features of exactly its utterances
     root: Path  # folder that their files are relative to
     system: systems.System  # the system, ready to train and score
-    trials: list[Trial]  # the trials wanted
+    trials: list[Trial]  # the trials requested
     seconds: dict[str, float]  # wall times so far
     # what the training parts are like, see `features.domain.describe`; empty without training
     domain: dict[str, Any]
@@ -137,7 +137,7 @@ def add_variants(
     engine: Engine | None = None,
     most_bytes: float | None = None,
 ) -> Features:
-    """Returns the features with variants of what the trials train on, if they are wanted.
+    """Returns the features with variants of what the trials train on, if they are requested.
 
     `folder` is that of `rejected-variants.csv`; see `extract_features` and `stored_variants.add`.
     """
@@ -234,8 +234,8 @@ def finished_results(workdir: Path) -> dict[str, Any] | None:
     if results is None:
         return None
     submitted = results.get("unlabelled") and _takes_submissions(results["corpus"])
-    wanted = [*REMADE, SUBMISSION] if submitted else REMADE
-    missing = [name for name in wanted if not (workdir / name).is_file()]
+    requested = [*REMADE, SUBMISSION] if submitted else REMADE
+    missing = [name for name in requested if not (workdir / name).is_file()]
     members = run_directory.member_folders(workdir, run_directory.read_config(workdir))
     missing += [str(folder) for folder in members.values() if finished_results(folder) is None]
     trials = {} if members else run_directory.read_trials(workdir)

@@ -137,20 +137,20 @@ def record_protocol(
     for sha256, name in before.items():
         if sha256 != protocol.sha256:
             raise UserError(
-                f"{workdir} was begun with the protocol {name} {sha256[:12]}…, the recordings"
+                f"{workdir} was started with the protocol {name} {sha256[:12]}…, the recordings"
                 f" now give {protocol.name} {protocol.sha256[:12]}…: choose another --workdir or"
                 " delete the folder"
             )
     for one in embedded:
         if (one or {}).get("sha256") != (embeddings or {}).get("sha256"):
             raise UserError(
-                f"{workdir} was begun with other embeddings, or with none: bring them back as they"
-                " were (features.embeddings), choose another --workdir or delete the folder"
+                f"{workdir} was started with other embeddings, or with none: bring them back as"
+                " they were (features.embeddings), choose another --workdir or delete the folder"
             )
     known = [one for one in varied if one]
     if variants and any(one["sha256"] != variants["sha256"] for one in known):
         raise UserError(
-            f"{workdir} was begun with other variants of its recordings: bring the files of"
+            f"{workdir} was started with other variants of its recordings: bring the files of"
             " augment.noise_folder and augment.room_folder back as they were, choose another"
             " --workdir or delete the folder"
         )
@@ -203,7 +203,7 @@ def record_versions(
         flags = [f"--config.{key}={old}" for key, (old, _) in other.items() if "." in key]
         remedy = f"; {' '.join(flags)} goes on as it began" if flags else ""
         log.warning(
-            "%s was begun in another way (%s): its trials are not trained alike, which changes"
+            "%s was started in another way (%s): its trials are not trained alike, which changes"
             " scores as another seed may (docs/reproducibility.md)%s",
             *(workdir, changes, remedy),
         )

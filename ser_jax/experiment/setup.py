@@ -221,7 +221,7 @@ def embeddings_of(
 
 
 def make_dataset(config: Config, protocol: Protocol, features: Features) -> Dataset:
-    """Pads the features of a protocol into length buckets: now, or when a batch is asked for."""
+    """Pads the features of a protocol into length buckets: now, or when a batch is read."""
     dataset = _padded(config, protocol, features)
     speakers = speaker_numbers(config, protocol)
     return dataset if speakers is None else dataset.by_speaker(speakers)

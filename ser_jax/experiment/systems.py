@@ -55,7 +55,7 @@ class System(typing.Protocol):
         """Trains every trial that has no model file yet.
 
         Args:
-          trials: The trials wanted.
+          trials: The trials requested.
           workdir: The run directory.
           description: What every `model.json` repeats: system, classes, configuration.
           folder: Where it keeps checkpoints and lines of metrics, if not in the run directory.

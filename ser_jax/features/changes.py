@@ -155,7 +155,7 @@ def recorded(wave: np.ndarray, rate: int, seed: int, *, noise: np.ndarray) -> np
 
 
 def babble(wave: np.ndarray, rate: int, seed: int, *, voices: Sequence[np.ndarray]) -> np.ndarray:
-    """The sum of voices at one level, each repeated to the length and begun at a random sample."""
+    """The sum of voices at one level, each repeated to the length, from a random sample on."""
     rng = np.random.default_rng(seed)
     total = np.zeros(len(wave))
     for voice in voices:
@@ -242,7 +242,7 @@ def speed(wave: np.ndarray, rate: int, seed: int, *, factor: float) -> np.ndarra
 def decode(
     source: Source, start: float | None, end: float | None, mix: audio.Mix, max_seconds: float
 ) -> np.ndarray:
-    """Returns the samples [S] f32 of a recording at 16 kHz, of the channel wanted and as they are.
+    """Returns the samples [S] f32 of a recording at 16 kHz, of the requested channel, as they are.
 
     Raises:
       BadAudio: If it cannot be used.

@@ -76,8 +76,8 @@ def made_by(path: Path) -> dict[str, Any] | None:
     facts = path / EMBEDDER
     if not facts.is_file():
         return None
-    found = strict_json.read(facts, remedy="make the embeddings again with ser-jax embed")
-    return {key: value for key, value in found.items() if key != "seal"}
+    remedy = "make the embeddings again with ser-jax embed"
+    return strict_json.read(facts, remedy=remedy, sealed=True)
 
 
 # --- Arrays

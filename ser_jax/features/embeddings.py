@@ -277,7 +277,7 @@ def read(
       path: The files.
       matched: From `match`.
       level: One of `LEVELS`.
-      mean: Whether only their means over time are wanted: T is then 1.
+      mean: Whether only their means over time are requested: T is then 1.
       most_bytes: Arrays that take more are read again on access.
 
     Raises:

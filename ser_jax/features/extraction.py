@@ -350,8 +350,8 @@ def extract(
         computed = [unique[name] for name, error in outcomes.items() if error is None]
         sizes |= _stored_sizes(feature_store, computed, cores)
         defer = sum(sum(entry.values()) for entry in sizes.values()) > most_bytes
-        wanted = ("audio",) if defer else ("audio", *kinds)
-        arrays = _read(feature_store, unique, outcomes, compute, cores, wanted)
+        requested = ("audio",) if defer else ("audio", *kinds)
+        arrays = _read(feature_store, unique, outcomes, compute, cores, requested)
         extracted = sum(error is None for error in outcomes.values())
         outcomes |= _wrong_lengths(arrays, max_seconds, outcomes)
     finally:

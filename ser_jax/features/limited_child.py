@@ -45,8 +45,8 @@ def serve(
 ) -> None:
     """Writes `READY`, then an answer per request; `decode` is called in a fork.
 
-    A request is a line with a JSON object: `path`, `mix`, `blocks` (whether they are wanted), and
-    the limits `max_seconds`, `cpu_seconds`, `wall_seconds` (of each message) and `memory_bytes`.
+    A request is a line with a JSON object: `path`, `mix`, `blocks` (whether to send them), and the
+    limits `max_seconds`, `cpu_seconds`, `wall_seconds` (of each message) and `memory_bytes`.
     """
     media.load()  # once, and outside the limits of memory
     answers.write(READY)

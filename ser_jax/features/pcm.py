@@ -67,7 +67,7 @@ FLAGS = (
     "silent channel",  # one of them, while another is not
     "quiet",  # peak below -40 dBFS
     "near-silent",  # peak below -60 dBFS
-    "other channel",  # it has one channel only, and not the one that was asked for
+    "other channel",  # it has one channel only, and not the one of features.channel
     "length not in header",  # all the rest of the file was read: a cut would not be seen
     NO_SPEECH,  # too little sound for any, see `preparation.has_sound`
 )
@@ -146,7 +146,7 @@ class Mixer:
         """
         count = block.shape[1]
         if self._number is not None and self._number > count > 1:
-            detail = f"channel {self._number} is wanted, and there are {count} (features.channel)"
+            detail = f"channel {self._number} is set, and there are {count} (features.channel)"
             raise BadAudio("over the limits", detail)
         clipped, border, edge = check_block(block), self._last, CLIPPED_RUN - 1
         if border.size:

@@ -18,7 +18,7 @@ from ser_jax.features.pcm import BadAudio
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """A recording whose changes are wanted."""
+    """A recording that is to be changed."""
 
     id: str  # its id, from which its random draws follow
     path: Path  # the file

@@ -56,16 +56,16 @@ def read_ensemble(workdir: Path, run: str = "") -> Ensemble:
     final = [name for name, fold in folds.items() if fold == FINAL]
     usable = [n for n, found in trials.items() if found is None or found["status"] != DIVERGED]
     choices = {"": final or list(trials), FINAL: final, ENSEMBLE: list(trials)}
-    wanted = choices.get(run, [run] if run in usable else [])
-    if trials and not wanted:
+    requested = choices.get(run, [run] if run in usable else [])
+    if trials and not requested:
         listed = ", ".join([*([FINAL] if final else []), ENSEMBLE, *usable])
         raise UserError(f"run={run}: {workdir} holds no such model; choose one of {listed}")
-    wanted = {name: trials[name] for name in wanted}
-    trained, diverged = run_directory.split_diverged(workdir, wanted)
+    requested = {name: trials[name] for name in requested}
+    trained, diverged = run_directory.split_diverged(workdir, requested)
     models = tuple(model_files.read_model(workdir / "models" / name) for name in trained)
     return Ensemble(
         *(config, models, tuple(trained), tuple(models[0].description["classes"])),
-        describe(models, workdir, list(wanted) == final, diverged),
+        describe(models, workdir, list(requested) == final, diverged),
         tuple(diverged),
     )
 

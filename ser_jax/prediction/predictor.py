@@ -405,7 +405,7 @@ class Predictor:
             "hsf": build.uses_functionals(self.config),
             "wave": build.uses_wave(self.config) or embeds,
         }
-        return frozenset(kind for kind, wanted in needed.items() if wanted)
+        return frozenset(kind for kind, requested in needed.items() if requested)
 
     def _with_embeddings(self, values: Values, utterances: Sequence[Utterance]) -> Values:
         """Returns the features of N recordings with their embeddings, if the system reads such."""

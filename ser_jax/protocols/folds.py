@@ -268,9 +268,9 @@ def by_speaker_and_text(utterances: Sequence[Utterance]) -> Folds:
     for fold in by_speaker:
         parts = np.array(list(fold.parts))
         for number in (0, 1):
-            wanted = (parts == TEST) == (half == number)
+            chosen = (parts == TEST) == (half == number)
             name = f"{fold.name}-text{number + 1}of2"
-            folds.append(Fold(name, "".join(np.where(wanted, parts, UNUSED))))
+            folds.append(Fold(name, "".join(np.where(chosen, parts, UNUSED))))
     return tuple(folds), TWO_HALVES.format(rule=rule)
 
 
@@ -424,13 +424,13 @@ def _stratified(units: Sequence[Hashable], labels: Sequence[str]) -> np.ndarray:
     drawn = np.zeros(len(names), bool)
     generator = np.random.Generator(np.random.Philox(key=0))
     for k, total in enumerate(totals.tolist()):
-        wanted = max(1, round(VALIDATION_FRACTION * total))
+        target = max(1, round(VALIDATION_FRACTION * total))
         order = generator.permutation(np.flatnonzero(counts[:, k]))
         smallest_first = order[np.argsort(counts[order, k], kind="stable")]
         for must, candidates in enumerate((order, smallest_first)):
             for unit in candidates.tolist():
                 taken, after = total - left[k], left - counts[unit]
-                fits = taken + counts[unit, k] <= wanted or (must and not taken)
+                fits = taken + counts[unit, k] <= target or (must and not taken)
                 if fits and not drawn[unit] and np.all(after >= (totals > 1)):
                     drawn[unit], left = True, after
     return drawn[unit_of]

@@ -13,10 +13,10 @@ def train_command(config: Config, **changes: str) -> str:
     Keys that change no result are left out, but for the place of the recordings. `changes` are
     further keys, with `_` for the dot: `protocol_name="auto"`.
     """
-    wanted = _flat(config)
+    values = _flat(config)
     bases = {name: _flat(read_file(str(packaged_file(name)))) for name in presets()}
-    best = min(bases, key=lambda name: len(_differences(wanted, bases[name])), default="")
-    differ = _differences(wanted, bases[best] if best else _flat(get_config()))
+    best = min(bases, key=lambda name: len(_differences(values, bases[name])), default="")
+    differ = _differences(values, bases[best] if best else _flat(get_config()))
     differ |= {name.replace("_", ".", 1): value for name, value in changes.items()}
     words = [f"--config={best}"] if best else []
     words += [f"--config.{key}={_text(value)}" for key, value in differ.items()]
@@ -33,9 +33,9 @@ def _flat(config: Config) -> dict[str, Any]:
     return flat
 
 
-def _differences(wanted: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    kept = (key for key in wanted if key == "corpus.root" or key not in NEUTRAL_KEYS)
-    return {key: wanted[key] for key in kept if wanted[key] != base.get(key)}
+def _differences(values: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    kept = (key for key in values if key == "corpus.root" or key not in NEUTRAL_KEYS)
+    return {key: values[key] for key in kept if values[key] != base.get(key)}
 
 
 def _text(value: Any) -> str:

@@ -92,7 +92,7 @@ def reproduce(
     Every row has a run directory in `folder`, `row.place`; `output` is the page, `made_by` its
     command. On a `cpu` rows that take too long are shortened, unless in `full`; `extra` are the
     user's overrides (`--config.KEY=VALUE`), `only` the places of the rows to train (empty: all).
-    A row that has begun goes on with the devices, group and kernels that it began with.
+    A row that has started goes on with the devices, group and kernels that it began with.
 
     Returns:
       The exit code: 0, or that of a row that was interrupted; rows that are finished stay.
@@ -115,7 +115,7 @@ def reproduce(
         if only and row.place not in only:
             continue
         workdir = folder / row.place
-        fixed = _begun_with(workdir) or (table.made_with if cpu else {})
+        fixed = _started_with(workdir) or (table.made_with if cpu else {})
         arguments = command(
             *(table, row, workdir),
             **{"root": root, "seeds": seeds, "shorten": shorten, "extra": extra, "fixed": fixed},
@@ -143,7 +143,7 @@ def reproduce(
 
 
 def made_with(table: Table, extra: Sequence[str]) -> str:
-    """Returns in a sentence with what rows are trained that have not begun, but `extra` keys."""
+    """Returns in a sentence with what rows are trained that have not started, but `extra` keys."""
     typed = {argument.partition("=")[0] for argument in extra}
     kept = [f"{k}={v}" for k, v in table.made_with.items() if f"--config.{k}" not in typed]
     if not kept:
@@ -156,8 +156,8 @@ def made_with(table: Table, extra: Sequence[str]) -> str:
 
 
 def on_cpu(folder: Path, rows: Sequence[Row]) -> bool:
-    """Returns whether there is no accelerator; starts jax unless a row has been begun."""
-    for row in rows:  # A table that was begun on one device is continued as there.
+    """Returns whether there is no accelerator; starts jax unless a row has been started."""
+    for row in rows:  # A table that was started on one device is continued as there.
         found = _versions(folder / row.place)
         if "devices" in found and (row.cpu or "training.devices" in found):  # not of the SVM
             return "cpu" in str(found["devices"]).lower()
@@ -166,8 +166,8 @@ def on_cpu(folder: Path, rows: Sequence[Row]) -> bool:
     return backend.split()[-1] == "cpu"
 
 
-def _begun_with(workdir: Path) -> dict[str, Any]:
-    """Returns the keys of the configuration that fix the bits of a row that has begun."""
+def _started_with(workdir: Path) -> dict[str, Any]:
+    """Returns the keys of the configuration that fix the bits of a row that has started."""
     return {key: value for key, value in _versions(workdir).items() if "training." in key}
 
 

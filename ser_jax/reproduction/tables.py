@@ -69,7 +69,7 @@ SILENT = (
 EPOCHS = (
     "The paper does not say how it chose the epoch. Here a validation part does, of which test"
     " recordings are no part; with `training.refit=train+validation` the model that is scored is"
-    " then trained anew on training and validation part together, for as many epochs."
+    " then trained again on training and validation part together, for as many epochs."
 )
 SEEDS = (
     "The paper gives one figure per system; here it is the mean of several seeds, with an interval."

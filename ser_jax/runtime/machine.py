@@ -100,7 +100,7 @@ def temporary_folder(reason: str) -> Path:
     folder = tempfile.TemporaryDirectory(prefix="ser_jax-")
     _kept.append(folder)
     log.warning(
-        "note: %s: what would be kept there is made anew in every run; set XDG_CACHE_HOME to a"
+        "note: %s: what would be kept there is made again in every run; set XDG_CACHE_HOME to a"
         " folder of your own",
         reason,
     )

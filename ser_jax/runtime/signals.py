@@ -56,7 +56,7 @@ class Watch:
     saves = True  # whether the code inside saves before it leaves, however long that takes
 
     def __enter__(self) -> Watch:
-        """Begins to listen; only the main thread hears signals."""
+        """Begins to listen; only the main thread receives signals."""
         self.received: int | None = None
         self._installed = _listen()
         _watching.append(self)

@@ -4,7 +4,7 @@ Orbax stores no checksums and never falls back to an older checkpoint. So each c
 record with the dtype, shape and SHA-256 of every array and a checksum of its own, and opening the
 folder finds the newest checkpoint that is whole; damaged ones are moved aside, with the reason.
 
-Every process of a multi-host training keeps its trials in a folder of its own, so orbax is told to
+Every process of a multi-host training keeps its trials in a folder of its own, so orbax has to
 synchronise with nobody. Its array handlers write in process 0 only; the others store an npz file.
 """
 
@@ -139,13 +139,13 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder}: checkpoint {number} is damaged ({error}); run again"
             ) from None
-        wanted = _by_name(like)
-        differences = [f"{name} is missing" for name in wanted.keys() - leaves.keys()]
-        differences += [f"{name} is not known here" for name in leaves.keys() - wanted.keys()]
-        for name in wanted.keys() & leaves.keys():
+        expected = _by_name(like)
+        differences = [f"{name} is missing" for name in expected.keys() - leaves.keys()]
+        differences += [f"{name} is not known here" for name in leaves.keys() - expected.keys()]
+        for name in expected.keys() & leaves.keys():
             saved, here = (
                 f"{np.dtype(leaf.dtype)} {list(leaf.shape[1:])}"
-                for leaf in (leaves[name], wanted[name])
+                for leaf in (leaves[name], expected[name])
             )
             if saved != here:
                 differences.append(f"{name} is {saved}, here {here}")
@@ -156,7 +156,7 @@ class Checkpoints:
                 f"{self.folder}: checkpoint {number} is of another system or version ({named});"
                 " delete the folder and run again"
             )
-        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in expected])
 
 
 @contextlib.contextmanager

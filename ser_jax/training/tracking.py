@@ -19,7 +19,7 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")  # names of packages and of extras
 
 Line = Mapping[str, Any]  # of metrics.jsonl
 Listener = Callable[[Sequence[Line]], None]
-Close = Callable[[str], None]  # is told how the training ended
+Close = Callable[[str], None]  # receives how the training ended
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # as MLflow calls it
 
 log = logging.getLogger(__name__)

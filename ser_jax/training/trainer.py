@@ -232,8 +232,8 @@ class Trainer:
         total = most * sum(len(registry.phases(trial)) for trial in trials)
         second = most * sum(FIXED_EPOCHS in registry.phases(trial) for trial in pending)
         with checkpoint.open_checkpoints(self.folder / "checkpoints") as checkpoints:
-            wanted = [*first, *registry.to_train_fixed(pending)]
-            resumed, position = self._saved(checkpoints, wanted)
+            requested = [*first, *registry.to_train_fixed(pending)]
+            resumed, position = self._saved(checkpoints, requested)
             done = sum(record["epochs"] for record in position["records"]) if resumed else 0
             start = total - most * len(first) - second + done
             with Watch() as watch, progress("training", total, "epochs", start) as advance:
@@ -257,7 +257,7 @@ class Trainer:
             self._train_group(self._new_group(members), checkpoints, watch, advance)
 
     def _saved(self, checkpoints: Any, trials: list[Trial]) -> tuple[list[Trial], dict[str, Any]]:
-        """Returns the trials of the newest checkpoint, if all are wanted, and its position."""
+        """Returns the trials of the newest checkpoint, if all are requested, and its position."""
         position = checkpoints.position
         if position is None:
             return [], {}

@@ -58,22 +58,23 @@ def list_trials(protocol: Protocol, *, seeds: int, first_seed: int, folds: str) 
         raise UserError(f"protocol.seeds={seeds}; at least one seed is needed")
     by_name = {fold.name: fold for fold in protocol.folds}
     names = dict.fromkeys(name.strip() for name in folds.split(",") if name.strip())
-    wanted = list(names or by_name)
-    unknown = [name for name in wanted if name not in by_name]
+    requested = list(names or by_name)
+    unknown = [name for name in requested if name not in by_name]
     if unknown:
         raise UserError(
             f"protocol.folds: {', '.join(unknown)} is not a fold of {protocol.name}; it has"
             f" {', '.join(by_name)}"
         )
-    for name in wanted:
+    for name in requested:
         source = by_name[name].epochs_from
-        if source and source not in wanted:
+        if source and source not in requested:
             raise UserError(
                 f"protocol.folds={folds}: fold {name} takes its number of epochs from fold"
-                f" {source}, which is missing; write protocol.folds={','.join([source, *wanted])}"
+                f" {source}, which is missing; write"
+                f" protocol.folds={','.join([source, *requested])}"
             )
     all_seeds = range(first_seed, first_seed + seeds)
-    return [Trial(by_name[name], seed) for seed in all_seeds for name in wanted]
+    return [Trial(by_name[name], seed) for seed in all_seeds for name in requested]
 
 
 def folds_of_phases(protocol: Protocol, refit: str) -> dict[int, dict[str, Fold]]:

@@ -157,13 +157,13 @@ async def make_long(
     """
     async with engine.opened(path) as (rate, blocks):
 
-        async def wanted() -> AsyncIterator[np.ndarray]:
+        async def chunks() -> AsyncIterator[np.ndarray]:
             async for block in blocks:
                 if await is_gone():
                     raise Refusal(400, "the client has gone before the answer was complete")
                 yield block
 
-        timeline = await _follow(engine, rate, wanted(), decision)
+        timeline = await _follow(engine, rate, chunks(), decision)
     low, high = timeline.envelope.ranges().T
     return Answer(
         label=timeline.answer.label,

@@ -200,7 +200,7 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Ends threads and processes; what has not begun is dropped."""
+        """Ends threads and processes; what has not started is dropped."""
         for executor in (self._model, self._decoding, self._long_decoding):
             executor.shutdown(wait=False, cancel_futures=True)
         for decoder in (*self._all, self._long_decoder):

@@ -94,7 +94,7 @@ def test_a_corpus_that_has_moved_is_found_at_its_new_place(run, copy, tmp_path):
     lines = (new / "manifest.csv").read_text().splitlines()
     (new / "manifest.csv").write_text("\n".join(lines[:-1]))
     sentence = evaluate(f"--model={copy}", f"--config.corpus.root={new}").refusal
-    assert f"{copy} was begun with the protocol manifest-speaker" in sentence
+    assert f"{copy} was started with the protocol manifest-speaker" in sentence
 
 
 # --- Another corpus

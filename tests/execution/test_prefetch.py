@@ -220,7 +220,7 @@ def test_no_more_is_read_ahead_than_allowed(counted, monkeypatch):
     assert max(most) <= 2 + 2 + 1, "those that wait, one in each thread, and the one in use"
 
 
-def test_announced_batches_are_read_ahead_across_chunks_and_others_on_demand(counted):
+def test_planned_batches_are_read_ahead_across_chunks_and_others_on_demand(counted):
     found = counted()
     order, rows, mask = batches(found.data, 2)
     whole = tiny.bits(train(found, order, rows, mask))

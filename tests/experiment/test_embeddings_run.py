@@ -151,13 +151,13 @@ def test_streamed_training_gives_the_same_bits(kind, runs, corpus, tmp_path):
 
 def test_another_content_is_refused_and_another_place_is_not(runs, corpus, tmp_path):
     run, folder = runs("mean")
-    begun = Path(shutil.copytree(run, tmp_path / "run"))
+    started = Path(shutil.copytree(run, tmp_path / "run"))
     for name in ("results.json", "models/s0-0/model.json"):
-        (begun / name).unlink()
+        (started / name).unlink()
     moved = Path(shutil.copytree(folder, tmp_path / "moved"))
     changed = write(corpus, tmp_path / "changed", KINDS["mean"][1], scale=2)
-    refused = command(*TINY, *arguments("mean", corpus, changed), f"--workdir={begun}").refusal
-    assert "was begun with other embeddings" in refused
+    refused = command(*TINY, *arguments("mean", corpus, changed), f"--workdir={started}").refusal
+    assert "was started with other embeddings" in refused
     without = [f"--config.corpus.root={corpus}", "--config.corpus.name=manifest", ONE_FOLD]
     svm = Path(shutil.copytree(runs("svm")[0], tmp_path / "svm"))
     (svm / "results.json").unlink()
@@ -165,8 +165,8 @@ def test_another_content_is_refused_and_another_place_is_not(runs, corpus, tmp_p
         ended = command(*TINY, *without, "--config.system=svm", "--config.svm.workers=1",
                         f"--workdir={svm}")  # fmt: skip
     assert ended.code == 2
-    train(begun, *arguments("mean", corpus, moved))
-    assert (begun / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    train(started, *arguments("mean", corpus, moved))
+    assert (started / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
 
 
 def test_a_killed_training_goes_on(runs, corpus, tmp_path):

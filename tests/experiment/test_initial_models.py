@@ -125,7 +125,7 @@ def test_a_source_that_has_seen_the_test_speakers_is_refused_also_through_others
         ended.refusal
     )
     assert "or train only protocol.folds=xs0" in ended.refusal
-    # Nothing has begun: the command can be mended. Of its own corpus it has a model for every fold.
+    # Nothing has started: the command can be mended. Its own corpus has a model for every fold.
     mended = (*corpus(runs / "second"), *start(runs / "second"))
     ended = begin(tmp_path / "run", *mended)
     assert ended.code == 0, ended.err

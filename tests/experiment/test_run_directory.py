@@ -41,53 +41,53 @@ def protocol(label: str = "sad") -> Protocol:
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """A run directory in which training has begun."""
+def started(tmp_path):
+    """A run directory in which training has started."""
     workdir = tmp_path / "runs/first"
     run_directory.open_directory(workdir, config.get_config())
     run_directory.record_protocol(workdir, protocol())
     return workdir
 
 
-def test_a_new_folder_is_made_with_its_configuration(begun):
+def test_a_new_folder_is_made_with_its_configuration(started):
     resolved = json.loads(config.get_config().to_json())
-    assert json.loads((begun / "config.json").read_text()) == strict_json.with_checksum(resolved)
-    run_directory.open_directory(begun, config.get_config())
-    assert run_directory.read_config(begun) == config.get_config()
+    assert json.loads((started / "config.json").read_text()) == strict_json.with_checksum(resolved)
+    run_directory.open_directory(started, config.get_config())
+    assert run_directory.read_config(started) == config.get_config()
 
 
-def test_every_difference_is_named_with_both_values(begun):
+def test_every_difference_is_named_with_both_values(started):
     other = changed(training__epochs=7, model__widths=(3, 3), corpus__name="emodb")
     with pytest.raises(UserError) as refused:
-        run_directory.open_directory(begun, other)
+        run_directory.open_directory(started, other)
     sentence = str(refused.value)
     assert 'corpus.name: "demo" there, "emodb" now' in sentence
     assert "model.widths: [5, 3] there, [3, 3] now" in sentence
     assert "training.epochs: 100 there, 7 now" in sentence
-    assert f"{begun} was made with another configuration" in sentence
+    assert f"{started} was made with another configuration" in sentence
     assert "another --workdir" in sentence
-    assert run_directory.read_config(begun) == config.get_config()
+    assert run_directory.read_config(started) == config.get_config()
 
 
-def test_keys_that_are_newer_than_the_run_are_no_differences(begun):
-    stored = json.loads((begun / "config.json").read_text())
+def test_keys_that_are_newer_than_the_run_are_no_differences(started):
+    stored = json.loads((started / "config.json").read_text())
     del stored["training"]["patience"], stored["seal"]
-    (begun / "config.json").write_text(json.dumps(stored))
+    (started / "config.json").write_text(json.dumps(stored))
     with pytest.raises(UserError, match=r"training\.patience: 0 there, 3 now"):
-        run_directory.open_directory(begun, changed(training__patience=3))
-    run_directory.open_directory(begun, config.get_config())
-    assert run_directory.read_config(begun) == config.get_config()
+        run_directory.open_directory(started, changed(training__patience=3))
+    run_directory.open_directory(started, config.get_config())
+    assert run_directory.read_config(started) == config.get_config()
 
 
 @pytest.mark.parametrize("key", config.NEUTRAL_KEYS)
-def test_what_changes_no_result_may_differ(key, begun):
+def test_what_changes_no_result_may_differ(key, started):
     section, _, name = key.partition(".")
     value = config.get_config()[section][name]
     other = changed(
         **{f"{section}__{name}": f"{value}x" if isinstance(value, str) else type(value)(value + 1)}
     )
-    run_directory.open_directory(begun, other)
-    assert run_directory.read_config(begun)[section][name] == other[section][name], (
+    run_directory.open_directory(started, other)
+    assert run_directory.read_config(started)[section][name] == other[section][name], (
         "the new value is recorded"
     )
 
@@ -118,15 +118,15 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     "text", ["", "{", '{"schema": 1', "[]", '{"schema": 1, "schema": 1}', '{"schema": NaN}']
 )
 @pytest.mark.parametrize("name", ["config.json", "protocol.json", "results.json"])
-def test_a_damaged_file_is_named(name, text, begun):
-    (begun / name).write_text(text)
+def test_a_damaged_file_is_named(name, text, started):
+    (started / name).write_text(text)
     remedy = {"config.json": "train in another --workdir", "protocol.json": "writes it again"}.get(
         name, "scores the run again"
     )
     with pytest.raises(UserError, match=rf"{name} is damaged .*: .*{remedy}"):
-        run_directory.open_directory(begun, config.get_config())
-        run_directory.record_protocol(begun, protocol())
-        run_directory.finished_results(begun)
+        run_directory.open_directory(started, config.get_config())
+        run_directory.record_protocol(started, protocol())
+        run_directory.finished_results(started)
 
 
 def write_results(folder) -> None:
@@ -143,11 +143,11 @@ SEALED = {
 
 
 @pytest.fixture
-def sealed(begun):
+def sealed(started):
     """A run directory with all files that have a checksum."""
-    run_directory.record_versions(begun, "2 x cpu")
-    write_results(begun)
-    return begun
+    run_directory.record_versions(started, "2 x cpu")
+    write_results(started)
+    return started
 
 
 @pytest.mark.parametrize("name", SEALED)
@@ -191,41 +191,41 @@ def test_an_edit_by_hand_is_named_and_files_without_a_checksum_are_read(name, re
     assert found == stored
 
 
-def test_protocol_json_may_be_deleted_and_the_models_still_tell_their_protocol(begun):
-    (begun / "protocol.json").unlink()
+def test_protocol_json_may_be_deleted_and_the_models_still_tell_their_protocol(started):
+    (started / "protocol.json").unlink()
     description = {"status": "diverged", "protocol": "tiny", "protocol_sha256": protocol().sha256}
-    model_files.write_model(begun / "models/1-0", description, None, None)
+    model_files.write_model(started / "models/1-0", description, None, None)
     with pytest.raises(UserError, match="made with another configuration"):
-        run_directory.open_directory(begun, changed(training__epochs=7))
-    with pytest.raises(UserError, match=f"begun with the protocol tiny {protocol().sha256[:12]}"):
-        run_directory.record_protocol(begun, protocol(label="angry"))
-    run_directory.record_protocol(begun, protocol())
-    assert run_directory.read_protocol(begun)["sha256"] == protocol().sha256
+        run_directory.open_directory(started, changed(training__epochs=7))
+    with pytest.raises(UserError, match=f"started with the protocol tiny {protocol().sha256[:12]}"):
+        run_directory.record_protocol(started, protocol(label="angry"))
+    run_directory.record_protocol(started, protocol())
+    assert run_directory.read_protocol(started)["sha256"] == protocol().sha256
 
 
 @pytest.mark.parametrize("stored", [{}, {"name": 3, "sha256": None}, {"sha256": ["a"]}])
-def test_a_protocol_without_its_digest_is_another_one(stored, begun):
-    (begun / "protocol.json").write_text(json.dumps(stored))
+def test_a_protocol_without_its_digest_is_another_one(stored, started):
+    (started / "protocol.json").write_text(json.dumps(stored))
     with pytest.raises(UserError, match=f"the recordings now give tiny {protocol().sha256[:12]}"):
-        run_directory.record_protocol(begun, protocol())
+        run_directory.record_protocol(started, protocol())
 
 
-def test_another_protocol_is_refused_with_both_digests(begun):
-    run_directory.record_protocol(begun, protocol())
+def test_another_protocol_is_refused_with_both_digests(started):
+    run_directory.record_protocol(started, protocol())
     old, new = protocol(), protocol(label="angry")
     with pytest.raises(UserError) as refused:
-        run_directory.record_protocol(begun, new)
+        run_directory.record_protocol(started, new)
     sentence = str(refused.value)
     for part in (old.sha256[:12], new.sha256[:12], "another --workdir"):
         assert part in sentence
-    assert json.loads((begun / "protocol.json").read_text())["sha256"] == old.sha256
+    assert json.loads((started / "protocol.json").read_text())["sha256"] == old.sha256
 
 
-def test_versions_name_packages_python_and_devices(begun, monkeypatch):
+def test_versions_name_packages_python_and_devices(started, monkeypatch):
     packages = ("no-such-package", *run_directory.PACKAGES)
     monkeypatch.setattr(run_directory, "PACKAGES", packages)
-    run_directory.record_versions(begun, "2 x cpu")
-    versions = json.loads((begun / "versions.json").read_text())
+    run_directory.record_versions(started, "2 x cpu")
+    versions = json.loads((started / "versions.json").read_text())
     here = {"ser_jax", "python", "platform", "devices", "seal"}
     assert {*here, *packages} == versions.keys()
     assert versions["no-such-package"] == "not installed"
@@ -234,18 +234,18 @@ def test_versions_name_packages_python_and_devices(begun, monkeypatch):
     assert versions["jax"] == importlib.metadata.version("jax")
 
 
-def test_going_on_in_another_way_is_said(begun, caplog):
+def test_going_on_in_another_way_is_said(started, caplog):
     """With the flags that go on as it began; not where nothing differs or nothing is trained."""
     native = {"training.kernels": "native", "compiler": "c++ 12", "training.group": 2}
     for trained_with in (native, native, None):
-        run_directory.record_versions(begun, "2 x cpu", trained_with=trained_with)
+        run_directory.record_versions(started, "2 x cpu", trained_with=trained_with)
     assert not caplog.records
-    assert native.items() <= json.loads((begun / "versions.json").read_text()).items()
+    assert native.items() <= json.loads((started / "versions.json").read_text()).items()
     xla = {"training.kernels": "xla", "compiler": None, "training.group": 2}
-    run_directory.record_versions(begun, "2 x cpu", trained_with=xla)
+    run_directory.record_versions(started, "2 x cpu", trained_with=xla)
     assert "training.kernels=native then, xla now, compiler=c++ 12 then, None now" in caplog.text
     assert "--config.training.kernels=native goes on as it began" in caplog.text
-    assert xla.items() <= json.loads((begun / "versions.json").read_text()).items()
+    assert xla.items() <= json.loads((started / "versions.json").read_text()).items()
 
 
 def test_settings_of_trials_are_counted():
@@ -254,14 +254,14 @@ def test_settings_of_trials_are_counted():
     assert pipeline._count_trained_with(given) == [native | {"trials": 2}, xla | {"trials": 2}]
 
 
-def test_results_are_there_once_written(begun):
-    assert run_directory.finished_results(begun) is None
+def test_results_are_there_once_written(started):
+    assert run_directory.finished_results(started) is None
     results = scored.summarise(scored.make_rows(0)) | {
         "predictions_sha256": "",
         "probabilities": "softmax",
     }
-    run_directory.write_results(begun, results)
-    assert run_directory.finished_results(begun) == json.loads(json.dumps(results))
+    run_directory.write_results(started, results)
+    assert run_directory.finished_results(started) == json.loads(json.dumps(results))
 
 
 def test_what_is_no_run_directory_has_no_configuration(tmp_path):

@@ -69,7 +69,7 @@ def test_streamed_training_is_that_of_arrays_in_memory_to_the_bit(tmp_path, nois
         *(*TINY, *options, f"--config.augment.noise_folder={moved}"),
         *("--config.training.residence=streamed", f"--workdir={tmp_path / 'streamed'}"),
     )
-    assert again.refusal.startswith(f"{tmp_path / 'streamed'} was begun with other variants")
+    assert again.refusal.startswith(f"{tmp_path / 'streamed'} was started with other variants")
     shutil.rmtree(moved)
     assert command(f"--model={tmp_path / 'resident'}", name="evaluate").code == 0
     assert read_json(tmp_path / "resident/protocol.json")["variants"] == facts

@@ -328,6 +328,9 @@ def test_what_identifies_them_is_their_content(tmp_path):
     strict_json.write(tmp_path / "tree" / EMBEDDER, {"sha256": "x"})
     made, _ = found(tmp_path / "tree")
     assert made.facts["embedder"]["sha256"] == "x" and made.facts["sha256"] == one.facts["sha256"]
+    (tmp_path / "tree" / EMBEDDER).write_text('{"sha256": 5}')
+    with pytest.raises(UserError, match="embedder.json is damaged or was edited by hand"):
+        found(tmp_path / "tree")
 
 
 @pytest.mark.parametrize("mean", [False, True])

@@ -69,7 +69,7 @@ def test_what_a_channel_cannot_be():
     remedy = "choose one with features.channel (predict --channel)"
     assert refusal([A, -A]) == f"silent: its channels cancel each other out; {remedy}"
     assert refusal([A, STILL], "2") == f"silent: channel 2 is silent, another is not; {remedy}"
-    assert refusal([A, B], "3").startswith("over the limits: channel 3 is wanted, and there are 2")
+    assert refusal([A, B], "3").startswith("over the limits: channel 3 is set, and there are 2")
     alone = from_samples(A, RATE, max_seconds=9, mix=Mix("right"))
     assert alone.flags == ("other channel",) and np.array_equal(alone.samples, A)
     for channel in ("middle", "0", "-1", ""):

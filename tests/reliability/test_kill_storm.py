@@ -78,7 +78,7 @@ def _trained(models: int) -> Reached:
 
 
 def _saving(started: Started, workdir: Path, seconds: float) -> bool:
-    """Returns whether a checkpoint has been begun and not been committed yet."""
+    """Returns whether a checkpoint has been started and not been committed yet."""
     del started, seconds
     numbers = (path for path in workdir.glob("checkpoints/*") if path.name.isdecimal())
     return any(not (path / atomicity.COMMIT_SUCCESS_FILE).exists() for path in numbers)

@@ -276,13 +276,13 @@ def test_a_row_is_continued_as_it_was_started(tmp_path, monkeypatch):
 
 
 def test_what_fixes_the_bits_is_set_and_kept(tmp_path, monkeypatch):
-    """On a CPU the same for any number of cores; a row that has begun goes on as it began."""
+    """On a CPU the same for any number of cores; a row that has started goes on as it began."""
     given = []
     monkeypatch.setattr(table_rows, "train", lambda arguments: given.append(arguments) or 42)
     folder = write_run(tmp_path / "plain_crnn", 1)
     versions = json.loads((folder / "versions.json").read_text())
-    begun = {"training.devices": 4, "training.group": 8, "training.kernels": "xla"}
-    (folder / "versions.json").write_text(json.dumps(versions | begun))
+    started = {"training.devices": 4, "training.group": 8, "training.kernels": "xla"}
+    (folder / "versions.json").write_text(json.dumps(versions | started))
     run_all(tmp_path, SMALL)
     (folder / "versions.json").unlink()
     run_all(tmp_path, SMALL)

@@ -38,23 +38,23 @@ def test_every_job_gives_its_result(processes):
 
 
 def test_jobs_begin_in_their_order():
-    begun = []
-    list(workers.run(begun.append, [5, 3, 4, 1, 2], 1, processes=False))
-    assert begun == [5, 3, 4, 1, 2]
+    started = []
+    list(workers.run(started.append, [5, 3, 4, 1, 2], 1, processes=False))
+    assert started == [5, 3, 4, 1, 2]
 
 
 def test_few_jobs_are_under_way():
-    begun = []
+    started = []
 
     def jobs():
         for job in range(100):
-            begun.append(job)
+            started.append(job)
             yield job
 
     results = workers.run(abs, jobs(), 2, processes=False)
     next(results)
     results.close()
-    assert len(begun) <= 8
+    assert len(started) <= 8
 
 
 def test_errors_of_a_job_reach_the_caller():

@@ -125,7 +125,7 @@ class Executor(abc.ABC):
         """
 
     def prefetch(self, order: np.ndarray, rows: np.ndarray) -> None:  # noqa: B027 (optional)
-        """Announces the batches that `train` will be given next, so that they can be read ahead."""
+        """Names the batches that `train` will be given next, so that they can be read ahead."""
 
     @property
     def waited(self) -> float:

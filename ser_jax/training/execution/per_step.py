@@ -57,8 +57,8 @@ class ResidentBatches:
         """Returns the same for a program that scores."""
         return bucket, np.zeros((trials, rows), np.int32)
 
-    def announce(self, order: np.ndarray, rows: np.ndarray) -> None:
-        """Takes notice of batches to come: nothing has to be read."""
+    def prefetch(self, order: np.ndarray, rows: np.ndarray) -> None:
+        """Does nothing: the batches are in memory."""
 
     def batches(
         self, order: np.ndarray, rows: np.ndarray, mask: np.ndarray
@@ -143,7 +143,7 @@ class PerStep(Executor):
 
     def prefetch(self, order: np.ndarray, rows: np.ndarray) -> None:
         """See `Executor.prefetch`."""
-        self.source.announce(order, rows)
+        self.source.prefetch(order, rows)
 
     @property
     def waited(self) -> float:

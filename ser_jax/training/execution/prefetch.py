@@ -41,7 +41,7 @@ class PrefetchedBatches:
         """Reads the buckets of an executor."""
         self.buckets, self._executor = executor.buckets, executor
         self.waited = 0.0  # s that steps have waited for their batch so far
-        self._announced, self._place = Plan(np.zeros(0, np.int64), np.zeros((0, 0, 0), np.int32)), 0
+        self._planned, self._place = Plan(np.zeros(0, np.int64), np.zeros((0, 0, 0), np.int32)), 0
         self._reading: Any = None
 
     @staticmethod
@@ -80,25 +80,25 @@ class PrefetchedBatches:
         for bucket, batch in zip(order.tolist(), self._read(Plan(order, rows)), strict=True):
             yield bucket, (batch,)
 
-    def announce(self, order: np.ndarray, rows: np.ndarray) -> None:
-        """Takes notice of the batches to come, which are read ahead."""
+    def prefetch(self, order: np.ndarray, rows: np.ndarray) -> None:
+        """Reads these batches ahead, from the first call of `batches` on."""
         self._stop_reading()
-        self._announced, self._place = Plan(order, rows), 0
+        self._planned, self._place = Plan(order, rows), 0
 
     def _batches(self, requested: Plan) -> Iterator[Bucket]:
-        """Yields the batches requested: those that were announced, as far as they are."""
+        """Yields these batches: read ahead where they are the next planned ones, else now."""
         part = slice(self._place, self._place + len(requested.order))
-        announced = Plan(self._announced.order[part], self._announced.rows[part])
-        if not all(map(np.array_equal, announced, requested)):
+        planned = Plan(self._planned.order[part], self._planned.rows[part])
+        if not all(map(np.array_equal, planned, requested)):
             return (yield from self._read(requested))
         if self._reading is None:
             self._reading = self._read(
-                Plan(self._announced.order[part.start :], self._announced.rows[part.start :])
+                Plan(self._planned.order[part.start :], self._planned.rows[part.start :])
             )
         for _ in requested.order:
             yield next(self._reading)
         self._place = part.stop
-        if self._place == len(self._announced.order):
+        if self._place == len(self._planned.order):
             self._stop_reading()
 
     def _stop_reading(self) -> None:
