@@ -59,7 +59,10 @@ def write_page(
         _table(_header(table, published=published), cells),
         [_legend(runs)],
         ["## Differences", *_differences(table, results, runs)],
-        ["## How this differs from what was published", *_deviations(table, protocols, overridden)],
+        [
+            f"## {'How this differs from what was published' if published else 'Notes'}",
+            *_deviations(table, protocols, overridden),
+        ],
         ["## Commands", "`$ROOT` is the folder of the release.", "```"]
         + [*dict.fromkeys(result.command for result in results), "```"],
     ]
@@ -169,7 +172,9 @@ def _deviations(
     for protocol in {one["sha256"]: one for one in protocols}.values():
         rules = f"validation part: {protocol['validation']}; then: {protocol['refit']}"
         found.append(f"`{protocol['name']}`, {rules}.")
-        found += [f"{note[0].upper()}{note[1:]}." for note in protocol.get("notes", [])]
+        for note in protocol.get("notes", []):
+            is_key = "=" in note.partition(" ")[0]  # such as features.normalisation=speaker
+            found.append(f"{note if is_key else note[0].upper() + note[1:]}.")
     typed = {item.removeprefix("--config.").partition("=")[0] for item in overridden}
     if kept := [item for item in table.overrides if item.partition("=")[0] not in typed]:
         same = [row.title for row in table.rows if row.overrides is None]
