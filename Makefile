@@ -55,11 +55,12 @@ $(VENV)/installed: $(VENV)/base
 	touch $@
 
 # From EMO-DB 1.x; EMODB=FOLDER is the folder that holds wav/.
-TUNED = $(VENV)/bin/ser-jax train --config=tuned/plain_crnn \
+ROBUST = $(VENV)/bin/ser-jax train --config=tuned/robust \
   --config.corpus.name=emodb --config.corpus.root=$(EMODB)
 emodb-plain: $(VENV)/base  ## the packaged model and its card again
-	$(TUNED) --config.protocol.seeds=3 --workdir=runs/emodb-plain/speakers
-	$(TUNED) --config.protocol.name=emodb-final --workdir=runs/emodb-plain/final
+	$(ROBUST) --config.protocol.seeds=3 --workdir=runs/emodb-plain/speakers
+	$(ROBUST) --config.protocol.name=emodb-final --workdir=runs/emodb-plain/final
+	$(VENV)/bin/ser-jax stress --model=runs/emodb-plain/final
 	$(VENV)/bin/ser-jax export --model=runs/emodb-plain/final --format=safetensors \
 	  --licence=cc0-1.0 --about=ser_jax/pretrained/emodb-plain.about.md \
 	  --output=ser_jax/pretrained/emodb-plain.safetensors
