@@ -55,7 +55,7 @@ def write_page(
     ]
     blocks = [
         [f"# {table.title}"],
-        ["```", made_by, "```", _made(versions)],
+        ["```", made_by, "```", _made(results, versions)],
         _table(_header(table, published=published), cells),
         [_legend(runs)],
         ["## Differences", *_differences(table, results, runs)],
@@ -121,11 +121,14 @@ def _score(column: Column, run: FinishedRun, workdir: Path) -> dict[str, Any]:
     return part[column.score]
 
 
-def _made(versions: Sequence[dict[str, str]]) -> str:
+def _made(results: Sequence[Result], versions: Sequence[dict[str, str]]) -> str:
+    """Returns in a sentence when the last row was scored, and by which machine and programs."""
+    scored = max((result.workdir / "results.json").stat().st_mtime for result in results)
+    date = datetime.date.fromtimestamp(scored)
     programs = {f"ser_jax {v['ser_jax']}, Python {v['python']}, jax {v['jax']}" for v in versions}
     processors = {v["processor"] for v in versions if "processor" in v}
     return (
-        f"{datetime.date.today().isoformat()}, a machine with {available_cores()} CPU cores"
+        f"{date.isoformat()}, a machine with {available_cores()} CPU cores"
         f"{''.join(f' ({name})' for name in sorted(processors))}; {'; '.join(sorted(programs))}."
     )
 
@@ -172,9 +175,7 @@ def _deviations(
     for protocol in {one["sha256"]: one for one in protocols}.values():
         rules = f"validation part: {protocol['validation']}; then: {protocol['refit']}"
         found.append(f"`{protocol['name']}`, {rules}.")
-        for note in protocol.get("notes", []):
-            is_key = "=" in note.partition(" ")[0]  # such as features.normalisation=speaker
-            found.append(f"{note if is_key else note[0].upper() + note[1:]}.")
+        found += [f"`{protocol['name']}`: {note}." for note in protocol.get("notes", [])]
     typed = {item.removeprefix("--config.").partition("=")[0] for item in overridden}
     if kept := [item for item in table.overrides if item.partition("=")[0] not in typed]:
         same = [row.title for row in table.rows if row.overrides is None]

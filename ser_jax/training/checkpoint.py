@@ -4,8 +4,9 @@ Orbax stores no checksums and never falls back to an older checkpoint. So each c
 record with the dtype, shape and SHA-256 of every array and a checksum of its own, and opening the
 folder finds the newest checkpoint that is whole; damaged ones are moved aside, with the reason.
 
-Every process of a multi-host training keeps its trials in a folder of its own, so orbax has to
-synchronise with nobody. Its array handlers write in process 0 only; the others store an npz file.
+Every process of a multi-host training keeps its trials in a folder of its own, so orbax is
+configured to synchronise with nobody. Its array handlers write in process 0 only; the others store
+an npz file.
 """
 
 import concurrent.futures
