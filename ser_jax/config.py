@@ -130,7 +130,7 @@ def get_config() -> Config:
     features.store = ""  # folder of cached features; empty: the cache folder
     # folder of record files, where features are larger than memory; empty: the cache folder
     features.shards = ""
-    features.workers = 0  # processes that extract features; 0: one per core
+    features.workers = 0  # most processes that extract features; 0: one per core
 
     c.model = model = ml_collections.ConfigDict()
     # fast | literal: CNN once per utterance, or on every segment as the paper has it
@@ -272,7 +272,8 @@ def get_config() -> Config:
     # spread of the projected gradient at which a fit has converged; scikit-learn's default [D]
     svm.tolerance = 1e-4
     svm.iterations = 10_000  # passes over the training part after which a fit ends unconverged [D]
-    svm.workers = 0  # processes that fit, about 1.2 GB each at the size of IEMOCAP; 0: one per core
+    # most processes that fit, about 1.2 GB each at the size of IEMOCAP; 0: one per core
+    svm.workers = 0
     return c.lock()
 
 

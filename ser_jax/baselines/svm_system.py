@@ -28,6 +28,10 @@ from ser_jax.runtime.signals import removing
 from ser_jax.training import model_files
 from ser_jax.training.trials import Trial
 
+# Values of the training parts of all fits, for each process: fitting them takes about as long as
+# starting a process, which imports scikit-learn.
+VALUES_PER_PROCESS = 4_000_000
+
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +58,7 @@ class SVM:
           protocol: The protocol.
           hsf: [N, D] f32, ComParE functionals of its utterances.
           settings: How to fit.
-          cores: Processes that fit; 0 for one per available core.
+          cores: The most processes that fit; 0 for one per available core.
           calibrate: Decision values [n, K] f64 of a validation part, class numbers [n] and the size
             of such values → temperature.
           speakers: [N] the number of every utterance's speaker, from 1 on, where functionals are
@@ -116,7 +120,9 @@ class SVM:
             for takes_c in (False, True):  # a fold that takes C from another one comes after it
                 part = [trial for trial in pending if bool(trial.fold.epochs_from) == takes_c]
                 jobs = {trial: self._job(trial, Path(scratch), models) for trial in part}
-                for trial, fitted, seconds in _fit(jobs, self.cores):
+                values = self.hsf.shape[1] * sum(len(trial.fold.train) for trial in part)
+                cores = min(self.cores, 1 + values // VALUES_PER_PROCESS)
+                for trial, fitted, seconds in _fit(jobs, cores):
                     temperature = self._temperature(trial, fitted, models)
                     described = {**description, "temperature": temperature}
                     _write_model(models / trial.name, trial, fitted, described, seconds)

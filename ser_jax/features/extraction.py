@@ -40,6 +40,9 @@ from ser_jax.runtime.workers import WorkerDied, run
 log = logging.getLogger(__name__)
 
 _BYTES_PER_SECOND = 2 * audio.SAMPLE_RATE  # to compare the length of a span with the size of a file
+# Samples for each process that computes functionals, two minutes: that takes about as long as
+# starting the process, which imports openSMILE.
+_BYTES_PER_PROCESS = 120 * _BYTES_PER_SECOND
 _EXAMPLES = 3  # recordings that a message names
 CUT = "listed to end behind the end of the file"
 
@@ -288,7 +291,7 @@ def extract(
       store_root: Folder of the feature store.
       max_seconds: Longer recordings or spans are rejected.
       max_bad_share: Largest fraction of the listed rows that may be unusable, in [0, 1].
-      workers: Threads or processes; 0 for one per available core.
+      workers: The most threads or processes; 0 for one per available core.
       most_bytes: Features that take more stay in the store until they are accessed.
       mix: Channel and preparation of the samples.
       engine: Where to compute; None: in threads or processes of this machine.
@@ -457,7 +460,10 @@ def _compute_locally(
     processes = any("hsf" in item.keys for item in ordered)
     while remaining:
         jobs = tuple(remaining.values())
-        results = run(work, jobs, min(cores, len(jobs)), processes=processes)
+        most = min(cores, len(jobs))
+        if processes:
+            most = min(most, 1 + int(sum(job.cost for job in jobs) / _BYTES_PER_PROCESS))
+        results = run(work, jobs, most, processes=processes)
         try:
             with contextlib.closing(results):
                 for item, error in results:

@@ -1,5 +1,6 @@
 """The command that trains a run again, from its configuration."""
 
+import functools
 import json
 import shlex
 from typing import Any
@@ -14,13 +15,19 @@ def train_command(config: Config, **changes: str) -> str:
     further keys, with `_` for the dot: `protocol_name="auto"`.
     """
     values = _flat(config)
-    bases = {name: _flat(read_file(str(packaged_file(name)))) for name in presets()}
+    bases = _presets()
     best = min(bases, key=lambda name: len(_differences(values, bases[name])), default="")
     differ = _differences(values, bases[best] if best else _flat(get_config()))
     differ |= {name.replace("_", ".", 1): value for name, value in changes.items()}
     words = [f"--config={best}"] if best else []
     words += [f"--config.{key}={_text(value)}" for key, value in differ.items()]
     return " \\\n  ".join(["ser-jax train", *map(shlex.quote, words)])
+
+
+@functools.cache
+def _presets() -> dict[str, dict[str, Any]]:
+    """Returns the values of every packaged preset, by name; reading them takes a while."""
+    return {name: _flat(read_file(str(packaged_file(name)))) for name in presets()}
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -24,8 +24,6 @@ def trial(fold: str, seed: int = 0, epochs_from: str = "") -> Trial:
     return Trial(made, seed)
 
 
-pytestmark = pytest.mark.xdist_group("training")
-
 LETTERS = [trial(name) for name in "abcde"]
 OFFICIAL = [
     trial(fold, seed, source)

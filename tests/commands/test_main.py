@@ -361,7 +361,7 @@ def test_the_default_run_directory_is_named_by_protocol_and_system(three_speaker
 
 # --- Interruption
 
-LONG = "--config.training.epochs=40"
+LONG = "--config.training.epochs=80"
 
 
 @pytest.fixture(scope="session")
@@ -398,7 +398,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     assert "resuming " in again.err
     assert _predictions(workdir) == uninterrupted
     epochs = sorted((line["fold"], line["epoch"]) for line in _metrics(workdir))
-    assert epochs == list(itertools.product(SPEAKERS, range(1, 41)))
+    assert epochs == list(itertools.product(SPEAKERS, range(1, 81)))
 
 
 # --- Wrong input

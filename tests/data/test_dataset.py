@@ -390,7 +390,7 @@ def test_padding_has_no_gradient_with_speaker_normalisation(form):
     inputs: Any = data.buckets[-1]
     values = inputs.frames if form == "fast" else inputs.segments
     first = values if form == "fast" else values[0]
-    params = system.init(jax.random.key(0), first, inputs.length)
+    params = jax.jit(system.init)(jax.random.key(0), first, inputs.length)
     gradient = jax.grad(score)(values, inputs, params)
     gradient = gradient if form == "fast" else gradient[0]
     count = segment_count(inputs.length, *SHORT)

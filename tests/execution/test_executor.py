@@ -20,7 +20,6 @@ STEPS = 30
 LEARNING_RATE = 1e-3  # the default, for which 1e-5 is promised
 CHUNK = 7
 TRITON = "__gpu$xla.gpu.triton"
-pytestmark = pytest.mark.xdist_group("training")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 # Size of the group, devices, chunk.
 BY_STEP = [(2, 2, 0), (4, 1, 0), (4, 2, 0), (4, 4, 0), (1, 2, 0), (1, 4, 0), (2, 4, 0)]

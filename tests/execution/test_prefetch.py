@@ -21,7 +21,7 @@ from ser_jax.training.execution.executor import Executor
 from ser_jax.training.step import Bucket, TrialConstants
 from ser_jax.training.trainer import Trainer
 
-pytestmark = pytest.mark.xdist_group("training")
+pytestmark = pytest.mark.usefixtures("newer_emitter")
 FUNCTIONALS = 7
 
 

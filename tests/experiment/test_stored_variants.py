@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import releases
 import soundfile
 from commands import TINY, command, feature_store, read_json, train
 
@@ -40,9 +41,12 @@ def rejected(run: Path) -> dict[str, str]:
         return {Path(row["file"]).name: row["reason"] for row in csv.DictReader(file)}
 
 
-def test_streamed_training_is_that_of_arrays_in_memory_to_the_bit(tmp_path, noises):
+def test_streamed_training_is_that_of_arrays_in_memory_to_the_bit(tmp_path, noises, newer_emitter):
     """With log-mel and functionals; a second run computes nothing, and bad files are listed."""
-    options = (*("--config.system=hsf_crnn", FOLD, VARIANTS, *DENSE),)
+    rows = releases.manifest_rows(speakers=3)
+    root = releases.write_manifest(tmp_path / "corpus", rows, seconds=0.4).parent
+    options = ("--config.corpus.name=manifest", f"--config.corpus.root={root}")
+    options += ("--config.system=hsf_crnn", "--config.protocol.folds=s0", VARIANTS, *DENSE)
     options += (f"--config.augment.noise_folder={noises}", "--config.features.trim=ends")
     options += ("--config.features.functionals=eGeMAPSv02",)
     train(tmp_path / "resident", *options)
@@ -53,13 +57,13 @@ def test_streamed_training_is_that_of_arrays_in_memory_to_the_bit(tmp_path, nois
         *("--config.training.residence=streamed", f"--config.features.shards={tmp_path / 's'}"),
     )
     assert feature_store() == before and len(list(tmp_path.glob("s/*/index.json"))) == 1
-    for name in ("predictions.csv", "models/speaker01-0/model.npz", "validation.csv"):
+    for name in ("predictions.csv", "models/s0-0/model.npz", "validation.csv"):
         one, other = ((tmp_path / run / name).read_bytes() for run in ("resident", "streamed"))
         assert one == other, name
     assert rejected(tmp_path / "resident") == dict.fromkeys(BAD, "unreadable")
     facts = read_json(tmp_path / "streamed/protocol.json")["variants"]
     assert facts.keys() == {"count", "noise_sha256", "sha256"} and facts["count"] == 2
-    model = read_json(tmp_path / "resident/models/speaker01-0/model.json")
+    model = read_json(tmp_path / "resident/models/s0-0/model.json")
     assert model["variants"] == facts
 
     # The run is not taken up with other noise, and evaluate needs none.

@@ -4,6 +4,7 @@ what it refuses."""
 import pytest
 from commands import TINY, command, train
 
+pytestmark = pytest.mark.usefixtures("newer_emitter")
 DENSE = tuple(f"--config.model.{name}=(8,)" for name in ("hsf_crnn_dense", "hsf_dense", "hsf_head"))
 TWO_FOLDS = "--config.protocol.folds=speaker01,speaker02"
 

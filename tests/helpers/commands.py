@@ -40,7 +40,12 @@ TINY = (
 # Starting Python and importing jax takes longer than most of these commands, so they run in forks
 # of one process that has done both; a few run as a user runs them.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["ser_jax.experiment.pipeline", "ser_jax.experiment.cross_corpus"])
+FORKS.set_forkserver_preload(
+    [
+        *("ser_jax.experiment.pipeline", "ser_jax.experiment.cross_corpus"),
+        *("ser_jax.commands.train", "ser_jax.report.run_page", "scipy.optimize"),
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +73,9 @@ class Started:
         self._folder = tempfile.TemporaryDirectory()
         for stream in "12":  # It may be killed before it writes anything.
             (Path(self._folder.name) / stream).touch()
+        flags = {name: value for name, value in os.environ.items() if name == "XLA_FLAGS"}
         self._process = FORKS.Process(
-            target=_perform, args=(name, arguments, self._folder.name, environment or {})
+            target=_perform, args=(name, arguments, self._folder.name, flags | (environment or {}))
         )
         self._process.start()
 

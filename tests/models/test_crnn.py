@@ -127,11 +127,12 @@ def test_literal_form_is_the_oracle_of_the_fast_form(system, float64):
 def test_the_skip_adds_a_linear_map_of_the_functionals():
     """Nothing at first; then H · W / √D."""
     inputs, model, plain = batch([60], hsf_size=4), model_of("hsf_crnn skip"), model_of("hsf_crnn")
-    params = model.init(jax.random.key(0), inputs)["params"]
-    without = plain.apply({"params": plain.init(jax.random.key(0), inputs)["params"]}, inputs)
-    np.testing.assert_array_equal(model.apply({"params": params}, inputs), without)
+    params = jax.jit(model.init)(jax.random.key(0), inputs)["params"]
+    of_plain = jax.jit(plain.init)(jax.random.key(0), inputs)["params"]
+    apply, without = jax.jit(model.apply), jax.jit(plain.apply)({"params": of_plain}, inputs)
+    np.testing.assert_array_equal(apply({"params": params}, inputs), without)
     kernel = jnp.arange(16.0).reshape(4, 4)
-    added = model.apply({"params": params | {"softmax_skip_kernel": kernel}}, inputs) - without
+    added = apply({"params": params | {"softmax_skip_kernel": kernel}}, inputs) - without
     np.testing.assert_allclose(added, inputs.hsf @ kernel / 2, rtol=1e-5, atol=1e-5)
 
 
@@ -139,7 +140,7 @@ def test_the_residual_is_a_linear_map_of_what_the_lstm_reads():
     """Also where a sequence goes on after its first segment."""
     plain, residual = (model_of(case).crnn for case in ("plain_crnn", "plain_crnn residual"))
     segments = jnp.array(np.random.default_rng(0).normal(size=(1, 3, 30, 40)), jnp.float32)
-    variables = residual.init(jax.random.key(0), segments, jnp.array([70]))
+    variables = jax.jit(residual.init)(jax.random.key(0), segments, jnp.array([70]))
     kernel = variables["params"].pop("residual_kernel")
     features = convolution.cnn_literal(
         segments, convolution.Kernels(*(variables["params"][name] for name in CONVOLUTIONS))
@@ -169,7 +170,7 @@ def test_attention_scores_by_hand():
 
 def test_attention_comes_behind_max_mean_and_min():
     inputs, model = batch([131]), model_of("plain_crnn attention").crnn
-    variables = model.init(jax.random.key(0), inputs.frames, inputs.length)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs.frames, inputs.length)
     variables["params"]["attention"]["score_kernel"] *= 0  # All segments weigh the same.
     hidden = model.apply(variables, inputs.frames, inputs.length, method="hidden")[0][0]
     pooled = model.apply(variables, inputs.frames, inputs.length)[0]

@@ -106,7 +106,7 @@ def test_a_chunk_has_1280_features():
 @pytest.mark.parametrize(("cell", "biases"), [("lstm", [0, 1, 0, 0]), ("gru", [1, 1, 0])])
 def test_initial_values(cell, biases):
     """Gates that keep the state begin open; other biases at 0; recurrent kernels orthogonal."""
-    params = model_of(cell).init(jax.random.key(3), batch([2]))["params"]
+    params = jax.jit(model_of(cell).init)(jax.random.key(3), batch([2]))["params"]
     for name, leaf in params.items():
         if name.endswith("recurrent_kernel"):
             np.testing.assert_allclose(leaf @ leaf.T, np.eye(3), atol=1e-5)
@@ -149,7 +149,7 @@ def test_both_forms_of_the_convolution_against_a_loop(length, channels, width, f
     expected = [numpy_same(row, kernel, 0) for row in x]
     arrays = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
     for form in FORMS.values():
-        found = end2you.convolve_same(*arrays, form)
+        found = jax.jit(end2you.convolve_same, static_argnums=2)(*arrays, form)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -171,7 +171,7 @@ def test_bfloat16_moves_the_logits_a_little(cell):
     inputs = batch([1, 5, 3])
     params = random_params(model_of(cell), inputs)
     exact, rough = (
-        model_of(cell, a).apply({"params": params}, inputs)
+        jax.jit(model_of(cell, a).apply)({"params": params}, inputs)
         for a in (DEFAULT_COMPUTE, ComputeOptions(jnp.bfloat16))
     )
     assert rough.dtype == jnp.float32
@@ -223,6 +223,7 @@ def test_dropout_acts_on_the_input_and_only_with_keys():
     inputs, model = batch([3, 5]), model_of("gru")
     params = random_params(model, inputs)
 
+    @jax.jit
     def logits(inputs):
         return model.apply({"params": params}, inputs)
 

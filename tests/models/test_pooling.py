@@ -45,6 +45,10 @@ def test_length_mask():
     np.testing.assert_array_equal(mask, np.array([[1, 0, 0], [1, 1, 1], [0, 0, 0]], bool))
 
 
+def scored_by_the_first(values, mask):
+    return pooling.attentive_statistics(values, mask, values[:, :, 0])
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     # Few shapes: each is compiled.
@@ -63,20 +67,16 @@ def test_numpy_oracle_and_padding_invariance(lengths, steps, fill, seed):
         values[row, :length] = rng.normal(size=(length, 3))
     mask = pooling.length_mask(jnp.array(lengths), steps)
     for pool, oracle in POOLS.values():
-        result = pool(jnp.array(values), mask)
+        result = jax.jit(pool)(jnp.array(values), mask)
         expected = [oracle(values[row, :length], axis=0) for row, length in enumerate(lengths)]
         np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-6)
-    result = pooling.attentive_statistics(jnp.array(values), mask, jnp.array(values[:, :, 0]))
+    result = jax.jit(scored_by_the_first)(jnp.array(values), mask)
     for found, row, length in zip(result, values, lengths, strict=True):
         weights = scipy.special.softmax(row[:length, 0])
         mean = np.average(row[:length], axis=0, weights=weights)
         variance = np.average((row[:length] - mean) ** 2, axis=0, weights=weights)
         deviation = np.sqrt(np.maximum(variance, pooling.LEAST_VARIANCE))
         np.testing.assert_allclose(found, [*mean, *deviation], rtol=1e-4, atol=1e-5)
-
-
-def scored_by_the_first(values, mask):
-    return pooling.attentive_statistics(values, mask, values[:, :, 0])
 
 
 @pytest.mark.parametrize("pool", [pooling.statistics_pooling, scored_by_the_first])
@@ -88,6 +88,7 @@ def test_gradient_into_padding_is_exactly_zero(fill, pool):
     lengths = jnp.array([4, 1])
     mask = pooling.length_mask(lengths, 7)
 
+    @jax.jit
     def gradient_of(values, mask):
         return jax.grad(lambda v: jnp.sum(jnp.sin(pool(v, mask))))(values)
 

@@ -37,7 +37,7 @@ def outcome(model: Any, params: Any, inputs: Inputs) -> Any:
 
 
 def params_of(model: Any, inputs: Inputs) -> Any:
-    params = model.init(jax.random.key(0), inputs)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), inputs)["params"]
     return {**params, "layer_weights": jnp.array([0.5, -1.0, 2.0])}
 
 

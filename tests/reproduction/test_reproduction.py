@@ -341,7 +341,8 @@ def test_table_2_on_a_fake_release(tmp_path):
     """Test labels are withheld: that column is empty, and every row leaves its submission."""
     release = releases.write_emotass(tmp_path, releases.emotass_rows(train=6))
     folder = tmp_path / "runs"
-    arguments = small(folder, release)
+    model = [f"--config.model.end2you_{v}" for v in ("filters=10", "units=8", "layers=1")]
+    arguments = [*small(folder, release), *model]
     ended = reproduce("--table=2", "--rows=end2you,plain_crnn", *arguments)
     assert ended.code == 0, ended.err
     plain = dict(zip(cells(folder, "system"), cells(folder, "Plain CRNN"), strict=True))

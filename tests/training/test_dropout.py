@@ -23,8 +23,6 @@ CHUNK = 7  # steps of one program
 LEARNING_RATE = 1e-3
 BITS = "random_bits"  # the name of what draws, in the text of a program
 
-pytestmark = pytest.mark.xdist_group("training")
-
 
 @functools.cache
 def config() -> Any:

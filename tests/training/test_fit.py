@@ -42,7 +42,6 @@ TOLERANCE = 0.01 * tiny.LEARNING_RATE
 THREE = tiny.trials("a,b,c")
 
 # One process compiles the programs that these files share.
-pytestmark = pytest.mark.xdist_group("training")
 
 
 def logits_of(model, numbers: np.ndarray) -> np.ndarray:

@@ -31,7 +31,6 @@ RATE = 1e-3  # the usual learning rate, for which 1e-5 is promised
 TOLERANCE = 1e-5
 
 # One process compiles the programs that these files share.
-pytestmark = pytest.mark.xdist_group("training")
 
 
 def official() -> Protocol:

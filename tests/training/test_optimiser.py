@@ -1,5 +1,6 @@
 """The optimisers behind a clip: by hand, against optax, and updates that are switched off."""
 
+import functools
 from typing import Any
 
 import jax
@@ -197,9 +198,10 @@ def test_the_rate_of_all_layers_but_the_last(optimizer):
         options = {"weight_decay": 0.1, "ema": 0.9, "optimizer": optimizer}
         settings = TrainSettings(rate, 1e9, **options, front_rate=front_rate)
         state = steps.init_state(start, settings)
+        step = jax.jit(lambda state, *rest: steps.apply_gradients(settings, state, *rest))
         for grads in gradients:
             found = Gradients(grads, global_norm(grads), jnp.array(True))
-            state = steps.apply_gradients(settings, state, found, state.counters)
+            state = step(state, found, state.counters)
         return state
 
     slow, fast, both, frozen = (
@@ -221,10 +223,10 @@ def test_frozen_layers_do_not_count_in_the_norm():
     batch = jnp.arange(tiny.BATCH), jnp.ones(tiny.BATCH, bool)
 
     def gradients(front_rate: float) -> Gradients:
-        return steps.compute_gradients(
-            *(tiny.model(), tiny.train_settings(front_rate=front_rate), tiny.buckets()[0]),
-            *(state.params, state.counters, tiny.constants(tiny.trials("a")[0]), *batch),
-        )[0]
+        settings = tiny.train_settings(front_rate=front_rate)
+        compute = jax.jit(functools.partial(steps.compute_gradients, tiny.model(), settings))
+        trial = tiny.constants(tiny.trials("a")[0])
+        return compute(tiny.buckets()[0], state.params, state.counters, trial, *batch)[0]
 
     every, last = gradients(1.0), gradients(0.0)
     tiny.assert_close(last.grads["softmax"], every.grads["softmax"], 0)

@@ -14,7 +14,6 @@ from ser_jax.training import scoring
 from ser_jax.training.execution.plan import ExecutionPlan
 from ser_jax.training.model_files import Model
 
-pytestmark = pytest.mark.xdist_group("training")
 EVERYONE = len(tiny.protocol().ids)
 
 

@@ -14,7 +14,6 @@ from ser_jax.evaluation import calibration
 from ser_jax.models import build
 from ser_jax.training import trainer as loop
 
-pytestmark = pytest.mark.xdist_group("training")
 PAIR = tiny.trials("a,b")
 VARIANTS = 2
 

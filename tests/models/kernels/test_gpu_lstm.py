@@ -29,7 +29,7 @@ def draw(*shape: int, seed: int = 0) -> jax.Array:
 def value_and_gradients(form: Any, projected: jax.Array, kernel: jax.Array) -> Any:
     weights = draw(*projected.shape[:2], kernel.shape[0], seed=2)
     total = jax.value_and_grad(lambda *given: jnp.sum(weights * form(*given)), (0, 1))
-    return total(projected, kernel)
+    return jax.jit(total)(projected, kernel)
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -117,7 +117,7 @@ def test_a_system_computes_the_same(float64):
     found, params = [], None
     for pallas in (False, True):
         model: Any = build.build_model(c, 4, ComputeOptions(unfold=True, pallas=pallas))
-        params = params or model.init(jax.random.key(0), inputs)
+        params = params or jax.jit(model.init)(jax.random.key(0), inputs)
 
         def loss(params: Any, model: Any = model) -> Any:
             logits = model.apply(params, inputs)
