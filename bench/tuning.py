@@ -4,7 +4,8 @@
 
 Every recipe is a preset with a change; without names, all of them. A training is a run directory
 of one seed, in which it goes on if it was stopped; finished ones are only read, so more seeds or
-recipes add to what is there. Test parts are neither predicted nor read. The score is that of
+recipes add to what is there. So do recipes of an earlier `--json` file that are not named now, if
+they have as many seeds. Test parts are neither predicted nor read. The score is that of
 `ser-jax tune`: validation UA, mean over folds and the last fifth of the epochs.
 
 A change counts if the mean over the corpora, seed by seed, is better than that of its preset by
@@ -14,6 +15,7 @@ Dunnett's test (one-sided, at 5 %, over all changes of the preset); one seed dec
 import argparse
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,21 @@ def train(name: str, corpus: str, root: str, seed: int, folder: Path, store: str
     return validation_ua(folder)[0]
 
 
+def earlier(path: str, seeds: int, corpora: Collection[str]) -> Scores:
+    """Returns the scores of a result file that have these seeds and corpora, by recipe."""
+    if not path or not Path(path).is_file():
+        return {}
+    found = json.loads(Path(path).read_text())
+    return {
+        name: scores
+        for name, scores in found["validation_ua"].items()
+        if name in RECIPES
+        and found["recipes"][name] == json.loads(json.dumps(RECIPES[name]))
+        and scores.keys() == set(corpora)
+        and all(len(values) == seeds for values in scores.values())
+    }
+
+
 def p_values(scores: Scores) -> dict[str, float]:
     """Returns, for every change with its preset beside it, the chance of no improvement."""
     means = {name: np.mean(list(found.values()), axis=0) for name, found in scores.items()}
@@ -119,7 +136,7 @@ def main() -> None:
     roots = {corpus: root for corpus in PROTOCOLS if (root := getattr(options, corpus))}
     if not roots:
         parser.error("name a corpus, such as --emodb=/data/emodb")
-    scores: Scores = {}
+    scores = earlier(options.json, options.seeds, roots)
     for name in options.names or RECIPES:
         scores[name] = {
             corpus: [
@@ -132,6 +149,7 @@ def main() -> None:
             for corpus, root in roots.items()
         }
         print(name, json.dumps(scores[name]), flush=True)
+    scores = {name: scores[name] for name in RECIPES if name in scores}
     columns = ["recipe", "preset", "what is set", *roots, "mean", "difference", "p"]
     measure.print_table("Validation UA in %, seed by seed", columns, rows(scores))
     result = {

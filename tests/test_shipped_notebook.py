@@ -30,6 +30,9 @@ def test_it_runs_again(tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     book = nbformat.read(BOOK, as_version=4)
+    first = next(cell for cell in book.cells if cell.cell_type == "code")
+    assert '"training.epochs": 10' in first.source
+    first.source = first.source.replace('"training.epochs": 10', '"training.epochs": 1')
     place = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(book, timeout=commands.SLOW, resources=place).execute()
     cells = [cell for cell in book.cells if cell.cell_type == "code"]

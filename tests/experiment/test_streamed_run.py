@@ -1,12 +1,26 @@
 """A run on streamed data, from the command to its files: the same as with everything in memory, and
 what it refuses."""
 
+import numpy as np
 import pytest
+import releases
 from commands import TINY, command, train
 
 pytestmark = pytest.mark.usefixtures("newer_emitter")
 DENSE = tuple(f"--config.model.{name}=(8,)" for name in ("hsf_crnn_dense", "hsf_dense", "hsf_head"))
-TWO_FOLDS = "--config.protocol.folds=speaker01,speaker02"
+
+
+@pytest.fixture(scope="module")
+def two_folds(tmp_path_factory) -> tuple[str, ...]:
+    """Arguments for two folds of recordings of 0.3 to 3 s, ten batches an epoch."""
+    rows = releases.manifest_rows(speakers=4, per_label=3)
+    root = releases.write_manifest(tmp_path_factory.mktemp("corpus"), rows, seconds=0.3).parent
+    lengths = np.geomspace(0.3, 3, len(rows)).tolist()
+    for number, (row, seconds) in enumerate(zip(rows, lengths, strict=True)):
+        speech = releases.tone_like_speech(seconds, row["label"], row["speaker"], number)
+        releases.write_wav(root / row["file"], speech)
+    corpus = ("--config.corpus.name=manifest", f"--config.corpus.root={root}")
+    return *corpus, "--config.protocol.folds=s0,s1", "--config.training.batch_size=4"
 
 
 @pytest.mark.parametrize(
@@ -17,10 +31,10 @@ TWO_FOLDS = "--config.protocol.folds=speaker01,speaker02"
     ],
 )
 def test_predictions_and_parameters_are_those_of_resident_training_to_the_bit(
-    system, streamed, tmp_path
+    system, streamed, two_folds, tmp_path
 ):
     normalisation = "speaker" if system == "hsf_crnn" else "training"
-    options = (f"--config.system={system}", TWO_FOLDS, "--config.training.shapes=2", *DENSE)
+    options = (*two_folds, f"--config.system={system}", "--config.training.shapes=2", *DENSE)
     options += (f"--config.features.normalisation={normalisation}",)
     train(tmp_path / "resident", *options)
     train(
@@ -41,18 +55,18 @@ def test_predictions_and_parameters_are_those_of_resident_training_to_the_bit(
         ).read_bytes()
 
 
-def test_damage_is_refused_before_anything_is_trained(tmp_path):
+def test_damage_is_refused_before_anything_is_trained(two_folds, tmp_path):
     shards = tmp_path / "shards"
     streamed = ("--config.training.residence=streamed", f"--config.features.shards={shards}")
-    train(tmp_path / "run", TWO_FOLDS, *streamed)
+    train(tmp_path / "run", *two_folds, *streamed)
     (path,) = shards.glob("*/logmel-00000.array_record")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    refused = command(*TINY, TWO_FOLDS, *streamed, f"--workdir={tmp_path / 'other'}").refusal
+    refused = command(*TINY, *two_folds, *streamed, f"--workdir={tmp_path / 'other'}").refusal
     assert refused.startswith(f"{path}: sha256 ") and refused.endswith(
         "writes it again from the feature store"
     )
     (path.parent / "index.json").unlink()
-    refused = command(*TINY, TWO_FOLDS, *streamed, f"--workdir={tmp_path / 'other'}").refusal
+    refused = command(*TINY, *two_folds, *streamed, f"--workdir={tmp_path / 'other'}").refusal
     assert refused.startswith(f"{path.parent} holds 1 record file but no index.json")
