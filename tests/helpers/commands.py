@@ -75,7 +75,8 @@ class Started:
             (Path(self._folder.name) / stream).touch()
         flags = {name: value for name, value in os.environ.items() if name == "XLA_FLAGS"}
         self._process = FORKS.Process(
-            target=_perform, args=(name, arguments, self._folder.name, flags | (environment or {}))
+            target=_perform,
+            args=(name, arguments, self._folder.name, flags | dict(environment or {})),
         )
         self._process.start()
 
