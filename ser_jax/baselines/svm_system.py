@@ -28,9 +28,9 @@ from ser_jax.runtime.signals import removing
 from ser_jax.training import model_files
 from ser_jax.training.trials import Trial
 
-# Values of the training parts of all fits, for each process: fitting them takes about as long as
-# starting a process, which imports scikit-learn.
-VALUES_PER_PROCESS = 4_000_000
+# Functionals times training utterances, of all fits: about as long as a process takes to import
+# scikit-learn.
+_VALUES_PER_PROCESS = 4_000_000
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,10 @@ class SVM:
                 part = [trial for trial in pending if bool(trial.fold.epochs_from) == takes_c]
                 jobs = {trial: self._job(trial, Path(scratch), models) for trial in part}
                 values = self.hsf.shape[1] * sum(len(trial.fold.train) for trial in part)
-                cores = min(self.cores, 1 + values // VALUES_PER_PROCESS)
-                for trial, fitted, seconds in _fit(jobs, cores):
+                processes = workers.worth_starting(
+                    self.cores, len(jobs), values, _VALUES_PER_PROCESS
+                )
+                for trial, fitted, seconds in _fit(jobs, processes):
                     temperature = self._temperature(trial, fitted, models)
                     described = {**description, "temperature": temperature}
                     _write_model(models / trial.name, trial, fitted, described, seconds)
@@ -182,7 +184,7 @@ def _described(models: Path, trial: Trial) -> Any:
     return model_files.read_description(models / trial.name)
 
 
-def _fit(jobs: Mapping[Trial, Job], cores: int) -> Iterator[tuple[Trial, Fitted, float]]:
+def _fit(jobs: Mapping[Trial, Job], processes: int) -> Iterator[tuple[Trial, Fitted, float]]:
     """Yields trials as they are fitted, each with the time in s since the one before.
 
     Raises:
@@ -194,7 +196,7 @@ def _fit(jobs: Mapping[Trial, Job], cores: int) -> Iterator[tuple[Trial, Fitted,
     begin = time.monotonic()
     trials = {(trial.fold.name, trial.seed): trial for trial in jobs}
     try:
-        results = workers.run(fit, list(jobs.values()), min(cores, len(jobs)), processes=True)
+        results = workers.run(fit, list(jobs.values()), processes, processes=True)
         with contextlib.closing(results):
             for job, fitted in results:
                 end = time.monotonic()

@@ -35,14 +35,13 @@ from ser_jax.features.variants import Recipe
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.machine import available_cores
 from ser_jax.runtime.progress import progress
-from ser_jax.runtime.workers import WorkerDied, run
+from ser_jax.runtime.workers import WorkerDied, run, worth_starting
 
 log = logging.getLogger(__name__)
 
 _BYTES_PER_SECOND = 2 * audio.SAMPLE_RATE  # to compare the length of a span with the size of a file
-# Samples for each process that computes functionals, two minutes: that takes about as long as
-# starting the process, which imports openSMILE.
-_BYTES_PER_PROCESS = 120 * _BYTES_PER_SECOND
+# A minute of speech: its functionals take about as long as a process takes to start with openSMILE.
+_BYTES_PER_PROCESS = 60 * _BYTES_PER_SECOND
 _EXAMPLES = 3  # recordings that a message names
 CUT = "listed to end behind the end of the file"
 
@@ -460,10 +459,11 @@ def _compute_locally(
     processes = any("hsf" in item.keys for item in ordered)
     while remaining:
         jobs = tuple(remaining.values())
-        most = min(cores, len(jobs))
+        count = min(cores, len(jobs))
         if processes:
-            most = min(most, 1 + int(sum(job.cost for job in jobs) / _BYTES_PER_PROCESS))
-        results = run(work, jobs, most, processes=processes)
+            cost = sum(job.cost for job in jobs)
+            count = worth_starting(cores, len(jobs), cost, _BYTES_PER_PROCESS)
+        results = run(work, jobs, count, processes=processes)
         try:
             with contextlib.closing(results):
                 for item, error in results:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -31,6 +32,15 @@ class WorkerDied(Exception):
         """Stores the jobs."""
         super().__init__(f"a worker process died with {len(jobs)} jobs under way")
         self.jobs = jobs  # that were under way; one of them may be the cause
+
+
+def worth_starting(cores: int, jobs: int, work: float, per_process: float) -> int:
+    """Returns how many processes pay: one for each `per_process` of the work, or part of it.
+
+    At least one, and no more than cores or jobs. `per_process` is the work that takes about as long
+    as starting a process, in the unit of `work`.
+    """
+    return max(1, min(cores, jobs, math.ceil(work / per_process)))
 
 
 def run(

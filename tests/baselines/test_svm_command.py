@@ -120,7 +120,7 @@ def test_another_corpus_is_scored_by_the_ensemble(finished, tmp_path):
     )
 
 
-LONG = "--config.protocol.seeds=20"
+LONG = "--config.protocol.seeds=40"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 42)])
@@ -138,14 +138,14 @@ def test_a_run_that_is_stopped_goes_on_from_there(number, code, corpus, tmp_path
     sentence = f"stopped by {name}; run the same command again to go on from here"
     assert ended.err.splitlines()[-1] == sentence and "Traceback" not in ended.err
     before = {path: path.stat().st_mtime_ns for path in workdir.glob("models/*/*")}
-    assert 0 < len(before) < 2 * 80 and not (workdir / "results.json").exists()
+    assert 0 < len(before) < 2 * 160 and not (workdir / "results.json").exists()
 
     again = command(*arguments)
     assert again.code == 0, again.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert len({(line["fold"], line["seed"]) for line in lines}) == len(lines) == 80
-    assert len(read_table(workdir / "predictions.csv")) == 20 * 32
+    assert len({(line["fold"], line["seed"]) for line in lines}) == len(lines) == 160
+    assert len(read_table(workdir / "predictions.csv")) == 40 * 32
 
 
 @pytest.mark.parametrize(

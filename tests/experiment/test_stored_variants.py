@@ -43,10 +43,12 @@ def rejected(run: Path) -> dict[str, str]:
 
 def test_streamed_training_is_that_of_arrays_in_memory_to_the_bit(tmp_path, noises, newer_emitter):
     """With log-mel and functionals; a second run computes nothing, and bad files are listed."""
-    rows = releases.manifest_rows(speakers=3)
-    root = releases.write_manifest(tmp_path / "corpus", rows, seconds=0.4).parent
-    options = ("--config.corpus.name=manifest", f"--config.corpus.root={root}")
-    options += ("--config.system=hsf_crnn", "--config.protocol.folds=s0", VARIANTS, *DENSE)
+    rows = releases.manifest_rows(speakers=4, per_label=4)
+    lengths = np.random.default_rng(0).uniform(0.3, 2, len(rows)).tolist()
+    path = releases.write_manifest(tmp_path / "corpus", rows, seconds=lengths)
+    options = ("--config.corpus.name=manifest", f"--config.corpus.root={path.parent}")
+    options += ("--config.protocol.folds=s0", "--config.training.batch_size=4")
+    options += ("--config.system=hsf_crnn", VARIANTS, *DENSE)
     options += (f"--config.augment.noise_folder={noises}", "--config.features.trim=ends")
     options += ("--config.features.functionals=eGeMAPSv02",)
     train(tmp_path / "resident", *options)

@@ -73,10 +73,10 @@ class Started:
         self._folder = tempfile.TemporaryDirectory()
         for stream in "12":  # It may be killed before it writes anything.
             (Path(self._folder.name) / stream).touch()
-        flags = {name: value for name, value in os.environ.items() if name == "XLA_FLAGS"}
+        # Forks have the environment in which the first of them was started.
+        environment = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), **(environment or {})}
         self._process = FORKS.Process(
-            target=_perform,
-            args=(name, arguments, self._folder.name, flags | dict(environment or {})),
+            target=_perform, args=(name, arguments, self._folder.name, environment)
         )
         self._process.start()
 

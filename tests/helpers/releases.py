@@ -386,20 +386,26 @@ def write_manifest(
     delimiter: str = ",",
     columns: Sequence[str] | None = None,
     encoding: str = "utf-8",
-    seconds: float | None = 0.75,
+    seconds: float | Sequence[float] | None = 0.75,
 ) -> Path:
-    """Writes a manifest and, unless `seconds` is None, its recordings; returns its path."""
+    """Writes a manifest and, unless `seconds` is None, its recordings; returns its path.
+
+    `seconds`: of every recording, or of each.
+    """
     root.mkdir(parents=True, exist_ok=True)
     path = root / name
     with open(path, "w", newline="", encoding=encoding) as file:
         writer = csv.DictWriter(file, columns or list(rows[0]), delimiter=delimiter)
         writer.writeheader()
         writer.writerows(rows)
-    for number, row in enumerate(rows if seconds is not None else ()):
+    if seconds is None:
+        return path
+    lengths = np.broadcast_to(seconds, len(rows)).tolist()
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         target = root / row["file"]
         if not target.exists():
             speaker = row.get("speaker", "")
-            write_wav(target, tone_like_speech(seconds or 0.0, row["label"], speaker, number))
+            write_wav(target, tone_like_speech(length, row["label"], speaker, number))
     return path
 
 

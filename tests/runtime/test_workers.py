@@ -37,6 +37,15 @@ def test_every_job_gives_its_result(processes):
     assert found == {job: -job for job in jobs}
 
 
+@pytest.mark.parametrize(
+    ("cores", "jobs", "work", "expected"),
+    [(8, 9, 0, 1), (8, 9, 10, 1), (8, 9, 10.5, 2), (8, 9, 45, 5), (8, 9, 1e9, 8), (8, 3, 1e9, 3)],
+)
+def test_as_many_processes_as_pay(cores, jobs, work, expected):
+    """One for every 10 of the work."""
+    assert workers.worth_starting(cores, jobs, work, 10) == expected
+
+
 def test_jobs_begin_in_their_order():
     started = []
     list(workers.run(started.append, [5, 3, 4, 1, 2], 1, processes=False))

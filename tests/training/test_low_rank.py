@@ -37,10 +37,10 @@ def program(settings, written=False):
     @jax.jit
     def update(params, state, gradient, good):
         gradients = Gradients(gradient, steps.global_norm(gradient), jnp.asarray(good))
-        updated, state = steps.update_moments(settings, params, state, gradients)
+        new, state = steps.update_moments(settings, params, state, gradients)
         if written:
-            updated, _ = steps.update_params(settings, params, None, state, gradients.valid)
-        return updated, state
+            new, _ = steps.update_params(settings, params, None, state, gradients.valid)
+        return new, state
 
     return update
 

@@ -52,13 +52,9 @@ def apply(params: Any, inputs: Any) -> Any:
 SETTINGS = tiny.train_settings(**RECIPE)
 
 
+@functools.cache
 def step_with(**changes: Any) -> Any:
     return jax.jit(functools.partial(steps.train_step, system(), SETTINGS._replace(**changes)))
-
-
-@functools.cache
-def whole_step() -> Any:
-    return step_with()
 
 
 def constants(number: int) -> steps.TrialConstants:
@@ -68,7 +64,7 @@ def constants(number: int) -> steps.TrialConstants:
 @functools.cache
 def train_alone(number: int) -> steps.TrainState:
     state = tiny.member(programs(2, 2).init([number] * 2)[0], 0)
-    step = whole_step()
+    step = step_with()
     for bucket, rows, mask in zip(*tiny.random_batches(12), strict=True):
         state = step(tiny.buckets()[bucket], state, constants(number), rows[number], mask[number])
     return jax.device_get(state)
@@ -108,7 +104,7 @@ def test_every_option_acts(option):
     changes: Any = {option: None if option == "augmentation" else 0.0}
     if option == "key":  # of dropout; without one nothing can be varied either
         trial, changes = trial._replace(key=None), {"augmentation": None}
-    found = whole_step()(tiny.buckets()[0], state, constants(0), rows, mask)
+    found = step_with()(tiny.buckets()[0], state, constants(0), rows, mask)
     without = step_with(**changes)(tiny.buckets()[0], state, trial, rows, mask)
     assert tiny.bits(found.params) != tiny.bits(without.params)
 
