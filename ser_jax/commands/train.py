@@ -15,6 +15,7 @@ FLAGS = (
         choices=("auto", "none", "explicit"),
     ),
     Flag("host_timeout", 300.0, "Longest wait for another host to start, in seconds.", least=3),
+    Flag("report", True, "Write report.html; the same command without --noreport adds it."),
 )
 
 
@@ -25,7 +26,9 @@ def main(options: Options) -> None:
 
     config_checks.check(options.config)
     with hosts.joined(options.distributed, options.host_timeout) as team:
-        results = run.train(options.config, options.workdir, options.config_file, team)
+        results = run.train(
+            *(options.config, options.workdir, options.config_file, team), report=options.report
+        )
     if team.first:
         print(results)
     pipeline.check_diverged(results)

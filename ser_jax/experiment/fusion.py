@@ -84,13 +84,14 @@ def member_configs(config: Config) -> dict[str, Config]:
     return found
 
 
-def train(config: Config, corpus: Corpus, workdir: Path) -> dict[str, Any]:
+def train(config: Config, corpus: Corpus, workdir: Path, report: bool = True) -> dict[str, Any]:
     """Trains every member that is not finished, one after the other, then fuses them.
 
     Args:
       config: The resolved configuration of the fusion.
       corpus: The corpus table.
       workdir: The run directory; it exists and belongs to the configuration.
+      report: Whether it and its members get their `report.html`.
 
     Returns:
       The content of `results.json`.
@@ -106,9 +107,9 @@ def train(config: Config, corpus: Corpus, workdir: Path) -> dict[str, Any]:
         folder = workdir / MEMBERS / name
         with run_directory.locked(folder):
             run_directory.open_directory(folder, own)
-            if pipeline.finished_results(folder) is None:
-                pipeline.train_and_evaluate(own, corpus, folder)
-    return combine(config, workdir, corpus)
+            if pipeline.finished_results(folder, report) is None:
+                pipeline.train_and_evaluate(own, corpus, folder, report=report)
+    return combine(config, workdir, corpus, report)
 
 
 def evaluate_again(config: Config, corpus: Corpus, workdir: Path) -> dict[str, Any]:
@@ -238,13 +239,16 @@ def _difference(first: Any, second: Any) -> str:
 # --- What is the fusion's own
 
 
-def combine(config: Config, workdir: Path, corpus: Corpus | None = None) -> dict[str, Any]:
+def combine(
+    config: Config, workdir: Path, corpus: Corpus | None = None, report: bool = True
+) -> dict[str, Any]:
     """Makes predictions, results and report of a fusion from the files of its members.
 
     Args:
       config: Its configuration.
       workdir: Its run directory; all members are finished.
       corpus: Its recordings, which the report links; None: without links.
+      report: Whether `report.html` is written.
 
     Returns:
       The content of `results.json`.
@@ -285,6 +289,8 @@ def combine(config: Config, workdir: Path, corpus: Corpus | None = None) -> dict
         found["members"].append(_contribution(member, fused, without))
     found[VALIDATED] = prediction_table.digest(fused.validation, own["classes"])
     run_directory.write_results(workdir, found)
+    if not report:
+        return found
     from ser_jax.report import run_page  # Loads matplotlib.
 
     run_page.write_report(workdir, _explanation(corpus, {row.id for row in fused.test}))

@@ -49,7 +49,7 @@ PREDICTIONS, VALIDATION = "predictions.csv", "validation.csv"
 REJECTED = "rejected.csv"
 REPORT = "report.html"
 # Files of a finished run that the training command makes again without training.
-REMADE = ("protocol.json", "versions.json", REJECTED, PREDICTIONS, REPORT)
+REMADE = ("protocol.json", "versions.json", REJECTED, PREDICTIONS)
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _extractor(config: Config, engine: Engine | None) -> Callable[..., Features]
 
 
 def train_and_evaluate(
-    config: Config, corpus: Corpus, workdir: Path, hosts: Hosts = ALONE
+    config: Config, corpus: Corpus, workdir: Path, hosts: Hosts = ALONE, report: bool = True
 ) -> dict[str, Any]:
     """Trains every unfinished trial of the protocol, scores the test parts and writes the report.
 
@@ -181,6 +181,7 @@ def train_and_evaluate(
       corpus: The corpus table.
       workdir: The run directory; it exists and belongs to the configuration.
       hosts: Each trains some trials, the first one writes and scores.
+      report: Whether `report.html` is written.
 
     Returns:
       The content of `results.json`.
@@ -195,7 +196,7 @@ def train_and_evaluate(
             remedy = "mend its mount and run the command again"
             raise UserError(f"{workdir}: models of other hosts do not arrive: {remedy}")
         assignment.merge_metrics(workdir)
-        results = score(config, experiment, workdir)
+        results = score(config, experiment, workdir, report)
         assignment.remove_host_folders(workdir)
     hosts.barrier("scored")
     return hosts.broadcast("results", results)
@@ -222,10 +223,11 @@ def train(config: Config, corpus: Corpus, workdir: Path, hosts: Hosts = ALONE) -
     return experiment
 
 
-def finished_results(workdir: Path) -> dict[str, Any] | None:
+def finished_results(workdir: Path, report: bool = True) -> dict[str, Any] | None:
     """Returns the results of a run that has all its files, which `train` has only to print.
 
     None: it is not finished, or a file or model is missing, which `train_and_evaluate` makes again.
+    The report may be missing if none is asked for.
 
     Raises:
       UserError: If a file is damaged.
@@ -234,10 +236,11 @@ def finished_results(workdir: Path) -> dict[str, Any] | None:
     if results is None:
         return None
     submitted = results.get("unlabelled") and _takes_submissions(results["corpus"])
-    requested = [*REMADE, SUBMISSION] if submitted else REMADE
+    requested = [*REMADE, *([SUBMISSION] if submitted else []), *([REPORT] if report else [])]
     missing = [name for name in requested if not (workdir / name).is_file()]
     members = run_directory.member_folders(workdir, run_directory.read_config(workdir))
-    missing += [str(folder) for folder in members.values() if finished_results(folder) is None]
+    finished = {folder: finished_results(folder, report) for folder in members.values()}
+    missing += [str(folder) for folder, found in finished.items() if found is None]
     trials = {} if members else run_directory.read_trials(workdir)
     missing += [f"models/{name}" for name, found in trials.items() if found is None]
     for name in trials:
@@ -380,7 +383,9 @@ def _domain(config: Config, features: Features, trials: Sequence[Trial]) -> dict
     return domain.describe(facts, seconds, log_mel, rows)
 
 
-def score(config: Config, experiment: Experiment, workdir: Path) -> dict[str, Any]:
+def score(
+    config: Config, experiment: Experiment, workdir: Path, report: bool = True
+) -> dict[str, Any]:
     """Scores the test part of every trial; writes predictions, report and (returns) results."""
     begin = time.monotonic()
     protocol, system, features = experiment.protocol, experiment.system, experiment.features
@@ -430,6 +435,8 @@ def score(config: Config, experiment: Experiment, workdir: Path) -> dict[str, An
         results["embeddings"] = features.embeddings
     results["validation_sha256"] = prediction_table.digest(validation, protocol.classes)
     run_directory.write_results(workdir, results)
+    if not report:
+        return results
     from ser_jax.report import run_page  # Loads matplotlib, for which training should not wait.
 
     tested = [trial for trial in usable if len(trial.fold.test)]

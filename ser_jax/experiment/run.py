@@ -48,6 +48,8 @@ def train(
     workdir: str | os.PathLike[str] = "",
     config_file: str = "",
     hosts: Hosts = ALONE,
+    *,
+    report: bool = True,
 ) -> Results:
     """Trains every trial that is not trained yet, and scores them; a finished run is only read.
 
@@ -56,6 +58,7 @@ def train(
       workdir: The run directory, which is made; empty: `runs/<protocol>-<config file stem>`.
       config_file: Preset or file that the configuration comes from, if any.
       hosts: Those that train together.
+      report: Whether `report.html` is written.
 
     Raises:
       UserError: If configuration, corpus or run directory cannot be used.
@@ -74,13 +77,13 @@ def train(
     folder = Path(workdir) if workdir else default
     with run_directory.locked(folder) if hosts.first else contextlib.nullcontext():
         host_checks.open_shared(hosts, folder, config)
-        finished = pipeline.finished_results(folder) if hosts.first else None
+        finished = pipeline.finished_results(folder, report) if hosts.first else None
         results = hosts.broadcast("finished", finished)
         if results is None:
             if config.system == run_directory.FUSION:
-                results = fusion.train(config, corpus, folder)
+                results = fusion.train(config, corpus, folder, report)
             else:
-                results = pipeline.train_and_evaluate(config, corpus, folder, hosts)
+                results = pipeline.train_and_evaluate(config, corpus, folder, hosts, report)
     return Results(results, folder)
 
 

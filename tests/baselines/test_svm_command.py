@@ -120,13 +120,13 @@ def test_another_corpus_is_scored_by_the_ensemble(finished, tmp_path):
     )
 
 
-LONG = "--config.protocol.seeds=40"
+LONG = ("--noreport", "--config.protocol.seeds=40")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 42)])
 def test_a_run_that_is_stopped_goes_on_from_there(number, code, corpus, tmp_path):
     workdir = tmp_path / "run"
-    arguments = (PRESET, *corpus, LONG, f"--workdir={workdir}")
+    arguments = (PRESET, *corpus, *LONG, f"--workdir={workdir}")
     started = Started(*arguments)
     while not list(workdir.glob("models/*/model.json")):
         assert started.running, started.wait()

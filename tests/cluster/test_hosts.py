@@ -26,7 +26,7 @@ TIMEOUT = 24.0  # s; a process without a heartbeat for a third of it is lost
 def corpus(tmp_path_factory) -> tuple[str, ...]:
     names = releases.emodb_names(SPEAKERS, per_emotion=1)
     root = releases.write_emodb(tmp_path_factory.mktemp("emodb"), names, seconds=0.5)
-    return *TINY, EPOCHS, "--config.corpus.name=emodb", f"--config.corpus.root={root}"
+    return *TINY, "--noreport", EPOCHS, "--config.corpus.name=emodb", f"--config.corpus.root={root}"
 
 
 @dataclasses.dataclass(frozen=True)

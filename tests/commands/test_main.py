@@ -210,10 +210,12 @@ def test_evaluating_a_run_again_remakes_its_files(finished, tmp_path):
 def test_a_run_is_finished_when_all_its_files_are_there(finished, tmp_path):
     workdir = finished.copy(tmp_path)
     assert pipeline.finished_results(workdir) is not None
-    for name in (*pipeline.REMADE, "models/08-1/model.json"):
+    for name in (pipeline.REPORT, *pipeline.REMADE, "models/08-1/model.json"):
         path = workdir / name
         path.rename(tmp_path / "aside")
         assert pipeline.finished_results(workdir) is None, name
+        without = pipeline.finished_results(workdir, report=False)
+        assert (without is not None) == (name == pipeline.REPORT), name
         (tmp_path / "aside").rename(path)
     for name in ("models/08-1/model.npz", "protocol.json", "predictions.csv"):
         path = workdir / name
@@ -361,13 +363,13 @@ def test_the_default_run_directory_is_named_by_protocol_and_system(three_speaker
 
 # --- Interruption
 
-LONG = "--config.training.epochs=80"
+LONG = ("--noreport", "--config.training.epochs=80")
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(emodb, tmp_path_factory) -> bytes:
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    train(workdir, *emodb, LONG)
+    train(workdir, *emodb, *LONG)
     return _predictions(workdir)
 
 
@@ -384,7 +386,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     number, arguments, code, emodb, uninterrupted, tmp_path
 ):
     workdir = tmp_path / "run"
-    started = Started(*TINY, *emodb, LONG, *arguments, f"--workdir={workdir}")
+    started = Started(*TINY, *emodb, *LONG, *arguments, f"--workdir={workdir}")
     while not (workdir / "metrics.jsonl").is_file() or not (workdir / "metrics.jsonl").read_text():
         assert started.running, started.wait()
         time.sleep(0.02)
@@ -393,7 +395,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     assert ended.code == code, ended
     assert ended.err.splitlines()[-1] == exit_message(number)
     assert "Traceback" not in ended.err and not (workdir / "results.json").exists()
-    again = command(*TINY, *emodb, LONG, *arguments, f"--workdir={workdir}")
+    again = command(*TINY, *emodb, *LONG, *arguments, f"--workdir={workdir}")
     assert again.code == 0, again.err
     assert "resuming " in again.err
     assert _predictions(workdir) == uninterrupted

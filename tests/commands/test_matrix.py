@@ -102,7 +102,7 @@ def test_what_cannot_be_a_matrix_is_refused(arguments, sentence, tmp_path):
 
 def test_leave_one_corpus_out_is_a_run_like_others(roots, tmp_path):
     arguments = (*QUICK[len(TINY) :], *joined(roots), "--config.protocol.name=leave-one-corpus-out")
-    results = train(tmp_path / "run", *arguments)
+    results = train(tmp_path / "run", *arguments, report=True)
     assert [run["fold"] for run in results["runs"]] == ["emodb", "manifest"]
     assert results["utterances"] == 24 and results["corpus"] == "emodb+manifest"
     page = (tmp_path / "run/report.html").read_text()

@@ -162,9 +162,8 @@ def test_another_content_is_refused_and_another_place_is_not(runs, corpus, tmp_p
     without = [f"--config.corpus.root={corpus}", "--config.corpus.name=manifest", ONE_FOLD]
     svm = Path(shutil.copytree(runs("svm")[0], tmp_path / "svm"))
     (svm / "results.json").unlink()
-    with pytest.MonkeyPatch.context():
-        ended = command(*TINY, *without, "--config.system=svm", "--config.svm.workers=1",
-                        f"--workdir={svm}")  # fmt: skip
+    ended = command(*TINY, *without, "--config.system=svm", "--config.svm.workers=1",
+                    f"--workdir={svm}")  # fmt: skip
     assert ended.code == 2
     train(started, *arguments("mean", corpus, moved))
     assert (started / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
@@ -173,7 +172,8 @@ def test_another_content_is_refused_and_another_place_is_not(runs, corpus, tmp_p
 def test_a_killed_training_goes_on(runs, corpus, tmp_path):
     run, folder = runs("statistics")
     options = (
-        *(*TINY, *arguments("statistics", corpus, folder), f"--workdir={tmp_path / 'run'}"),
+        *(*TINY, "--noreport", *arguments("statistics", corpus, folder)),
+        f"--workdir={tmp_path / 'run'}",
         "--config.training.checkpoint_seconds=0",
     )
     started = Started(*options)

@@ -233,7 +233,8 @@ def test_main_and_evaluate_make_the_page(tmp_path):
     manifest = releases.manifest_rows(speakers=3)
     root = releases.write_manifest(tmp_path / "my corpus", manifest, seconds=0.5).parent
     run = tmp_path / "runs/x"
-    train(run, "--config.corpus.name=manifest", f"--config.corpus.root={root}")
+    corpus = ("--config.corpus.name=manifest", f"--config.corpus.root={root}")
+    train(run, *corpus, report=True)
     text = (run / "report.html").read_text("utf-8")
     for title in ("Joint representation", "Saliency", "Most confused"):
         assert f"<h2>{title}</h2>" in text

@@ -100,7 +100,7 @@ def corpus(run: Path) -> tuple[str, ...]:
 
 
 def begin(workdir: Path, *arguments: str) -> Ended:
-    return command(*TINY, f"--workdir={workdir}", *arguments)
+    return command(*TINY, "--noreport", f"--workdir={workdir}", *arguments)
 
 
 def test_a_frozen_front_end_is_that_of_the_source(runs):

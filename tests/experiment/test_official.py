@@ -30,7 +30,7 @@ def emotass(tmp_path_factory) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def official(emotass, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("official") / "run"
-    train(workdir, *emotass, SEEDS)
+    train(workdir, *emotass, SEEDS, report=True)
     return workdir
 
 
@@ -101,7 +101,7 @@ def test_the_test_fold_alone_is_refused(emotass, tmp_path):
 
 def test_refit_is_another_protocol_and_ends_in_one_report(official, emotass, tmp_path):
     workdir = tmp_path / "run"
-    results = train(workdir, *emotass, REFIT)
+    results = train(workdir, *emotass, REFIT, report=True)
     assert results["protocol_sha256"] != read_json(official / "results.json")["protocol_sha256"]
     assert REFITTED in read_json(workdir / "protocol.json")["refit"]
     assert REFITTED in (workdir / "report.html").read_text()

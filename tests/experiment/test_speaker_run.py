@@ -57,7 +57,7 @@ def test_the_run_says_so_and_is_compared_with_no_other(run, root, tmp_path):
     assert "features.normalisation=speaker" in protocol["by_speaker"]
     assert "(transductive)" in (run / "report.html").read_text("utf-8")
     system = SVM if run.name == "svm" else TINY
-    other = command(*system, *of(root), f"--workdir={tmp_path / 'training'}")
+    other = command(*system, *of(root), "--noreport", f"--workdir={tmp_path / 'training'}")
     assert other.code == 0, other.err
     compared = command(
         *(str(run), str(tmp_path / "training"), f"--output={tmp_path / 'c.html'}"), name="compare"
@@ -143,7 +143,7 @@ def test_few_utterances_are_refused_or_normalised_as_without_it(root, tmp_path):
     rows = (root / "manifest.csv").read_text().splitlines()
     kept = [row for row in rows if not row.startswith("c/") or "1.wav" in row]
     (root / "few.csv").write_text("\n".join(kept) + "\n")
-    run = (*SVM, *of(root), SPEAKER, "--config.corpus.manifest=few.csv")
+    run = (*SVM, "--noreport", *of(root), SPEAKER, "--config.corpus.manifest=few.csv")
     workdir = f"--workdir={tmp_path / 'run'}"
     assert "1 of 3 speakers have fewer" in command(*run, workdir).refusal
     ended = command(*run, "--config.features.speaker_few=training", workdir)

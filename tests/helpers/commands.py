@@ -144,9 +144,12 @@ def real_command(*arguments: str, name: str = "train", **environment: str) -> En
     return Ended(process.returncode, process.stdout, process.stderr)
 
 
-def train(workdir: Path, *arguments: str) -> dict[str, Any]:
-    """Runs the train command, which must succeed, and returns the results."""
-    ended = command(*TINY, f"--workdir={workdir}", *arguments)
+def train(workdir: Path, *arguments: str, report: bool = False) -> dict[str, Any]:
+    """Runs the train command, which must succeed, and returns the results.
+
+    The report, which takes longer than a tiny training, is left out unless it is asked for.
+    """
+    ended = command(*TINY, f"--{'' if report else 'no'}report", f"--workdir={workdir}", *arguments)
     assert ended.code == 0, ended.err
     return read_json(workdir / "results.json")
 

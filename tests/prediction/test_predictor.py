@@ -56,7 +56,7 @@ def make_run(folder):
     return make
 
 
-OWN = ("--config.training.compilation_cache=False", "--config.training.precision=float32")
+OWN = ("--config.training.precision=float32",)
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,11 @@ def arguments(tmp_path_factory) -> dict[str, tuple[str, ...]]:
     names = releases.emodb_names(SPEAKERS[:3], per_emotion=1)
     root = releases.write_emodb(folder / "emodb", names, seconds=0.5)
     corpus = ("--config.corpus.name=emodb", f"--config.corpus.root={root}")
-    ended = command(*TINY, *corpus, f"--workdir={folder}/run")
+    ended = command(*TINY, "--noreport", *corpus, f"--workdir={folder}/run")
     assert ended.code == 0, ended.err
     shutil.copytree(folder / "run", folder / "copy")
-    shorter = "--config.training.epochs=1"
-    assert command(*TINY, *corpus, shorter, f"--workdir={folder}/shorter").code == 0
+    shorter = ("--noreport", "--config.training.epochs=1")
+    assert command(*TINY, *corpus, *shorter, f"--workdir={folder}/shorter").code == 0
     rows = [
         {"file": f"{speaker}-{label}.wav", "label": label, "speaker": speaker}
         for speaker in ("a", "b", "c")

@@ -34,7 +34,9 @@ def corpus(tmp_path_factory) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    ended = command(*TINY, *corpus, "--config.protocol.seeds=10", f"--workdir={workdir}")
+    ended = command(
+        *TINY, "--noreport", *corpus, "--config.protocol.seeds=10", f"--workdir={workdir}"
+    )
     assert ended.code == 0, ended.err
     return workdir
 

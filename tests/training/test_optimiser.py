@@ -142,11 +142,15 @@ def test_other_optimisers_and_schedules_are_optax(optimizer, schedule, float64):
     oracle = optax.chain(
         optax.clip_by_global_norm(1.0),
         ORACLES[optimizer](
-            decay, weight_decay=0.03, mask={"kernel": True, "dense": {"bias": False}}
+            # Rates are as precise as the number of updates.
+            lambda count: decay(count.astype("int64")),
+            weight_decay=0.03,
+            mask={"kernel": True, "dense": {"bias": False}},
         ),
     )
     params = expected = tree_of(rng, "float64")
     state, oracle_state = steps.init_state(params, settings), oracle.init(params)
+    state = state._replace(adam=state.adam._replace(count=jnp.array(0, "int64")))
     oracle_step = jax.jit(oracle.update)
     step = jax.jit(lambda state, *rest: steps.apply_gradients(settings, state, *rest))
     for _ in range(10):
