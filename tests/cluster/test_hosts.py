@@ -18,7 +18,7 @@ from ser_jax.cluster import hosts
 from ser_jax.runtime.errors import EXIT_HOST_LOST, UserError
 
 ABORTED = -signal.SIGABRT  # what a shell reports as 134
-EPOCHS = "--config.training.epochs=400"  # long enough for both to train at the same time
+EPOCHS = "--config.training.epochs=200"  # long enough for both to train at the same time
 TIMEOUT = 24.0  # s; a process without a heartbeat for a third of it is lost
 
 
