@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
-# Most of a test's time is compilation: half of it is optimisation by LLVM, half of the rest is XLA's
-# newer way to emit fused loops, and dividing a program among threads costs a quarter of what is
-# left. The trainings of .ci/wheel compile as for a user; so does every test with
+# Most of a test's time is compilation: half of it is optimisation by LLVM, half of the rest is
+# XLA's newer way to emit fused loops, and dividing a program among threads costs a quarter of what
+# is left. The trainings of .ci/wheel compile as for a user; so does every test with
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     if version("jaxlib") == "0.10.2":  # another version may not know the flag, and abort

@@ -1,7 +1,6 @@
 """Log-mel frames against a written-out DFT, librosa's filterbank and the jax.numpy form."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
