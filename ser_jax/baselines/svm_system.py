@@ -56,7 +56,7 @@ class SVM:
 
         Args:
           protocol: The protocol.
-          hsf: [N, D] f32, ComParE functionals of its utterances.
+          hsf: [N, D] f32, the functionals of its utterances.
           settings: How to fit.
           cores: The most processes that fit; 0 for one per available core.
           calibrate: Decision values [n, K] f64 of a validation part, class numbers [n] and the size
