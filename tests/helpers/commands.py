@@ -68,9 +68,14 @@ class Started:
     """A command under way: `ser-jax name arguments`, in a fork."""
 
     def __init__(
-        self, *arguments: str, name: str = "train", environment: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        name: str = "train",
+        content: bytes = b"",  # of standard input
+        environment: Mapping[str, str] | None = None,
     ):
         self._folder = tempfile.TemporaryDirectory()
+        (Path(self._folder.name) / "0").write_bytes(content)
         for stream in "12":  # It may be killed before it writes anything.
             (Path(self._folder.name) / stream).touch()
         # Forks have the environment in which the first of them was started.
@@ -118,9 +123,10 @@ class Started:
 def _perform(
     name: str, arguments: Iterable[str], folder: str, environment: Mapping[str, str]
 ) -> None:
-    """Becomes the command, its output redirected into two files of `folder`."""
-    for stream in (1, 2):
-        os.dup2(os.open(f"{folder}/{stream}", os.O_WRONLY | os.O_CREAT), stream)
+    """Becomes the command, its standard streams three files of `folder`."""
+    for stream, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
+        os.dup2(os.open(f"{folder}/{stream}", mode | os.O_CREAT), stream)
+    sys.stdin = open(0, closefd=False)
     os.chdir(ROOT)
     os.environ.update(environment)
     sys.exit(command_line.main([name, *arguments]))
