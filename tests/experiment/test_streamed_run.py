@@ -33,7 +33,6 @@ def test_predictions_and_parameters_are_those_of_resident_training_to_the_bit(
     normalisation = "speaker" if system == "hsf_crnn" else "training"
     options = (*two_folds, f"--config.system={system}", "--config.training.shapes=2", *DENSE)
     options += (f"--config.features.normalisation={normalisation}",)
-    options += ("--config.features.functionals=eGeMAPSv02",)
     train(tmp_path / "resident", *options)
     train(
         tmp_path / "streamed", *options, streamed, f"--config.features.shards={tmp_path / 'shards'}"
