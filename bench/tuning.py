@@ -9,7 +9,7 @@ they have as many seeds. Test parts are neither predicted nor read. The score is
 `ser-jax tune`: validation UA, mean over folds and the last fifth of the epochs.
 
 A change counts if the mean over the corpora, seed by seed, is better than that of its preset by
-Dunnett's test (one-sided, at 5 %, over all changes of the preset); one seed decides nothing.
+Dunnett's test (two-sided, at 5 %, over all changes of the preset); one seed decides nothing.
 """
 
 import argparse
@@ -32,13 +32,7 @@ PROTOCOLS = {"emodb": "emodb4-speaker10", "ravdess": "ravdess4-speaker"}
 # The paper's presets, as docs/emodb.md trains them.
 PAPER = {"training.class_weights": "balanced", "training.epochs": 40}
 # Name → preset and what is set. What is behind the dash is a change of the recipe in front of it.
-RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "plain": ("tuned/plain_crnn", {}),
-    "plain-paper": ("plain_crnn", PAPER),
-    "hsf": ("tuned/hsf_crnn", {}),
-    "hsf-paper": ("hsf_crnn", PAPER),
-    "hsf-skip": ("tuned/hsf_crnn", {"model.hsf_skip": True}),
-}
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {}
 CHANGES: dict[str, dict[str, Any]] = {
     "residual": {"model.lstm_residual": True},
     "attention": {"model.attention_units": 64},
@@ -53,8 +47,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
 }
 for base in ("plain", "hsf"):
-    preset = RECIPES[base][0]
-    RECIPES |= {f"{base}-{name}": (preset, values) for name, values in CHANGES.items()}
+    tuned = f"tuned/{base}_crnn"
+    RECIPES |= {base: (tuned, {}), f"{base}-paper": (f"{base}_crnn", PAPER)}
+    RECIPES |= {f"{base}-{name}": (tuned, values) for name, values in CHANGES.items()}
+RECIPES["hsf-skip"] = ("tuned/hsf_crnn", {"model.hsf_skip": True})
 
 Scores = dict[str, dict[str, list[float]]]  # recipe → corpus → validation UA seed by seed
 
@@ -89,32 +85,46 @@ def earlier(path: str, seeds: int, corpora: Collection[str]) -> Scores:
     }
 
 
-def p_values(scores: Scores) -> dict[str, float]:
-    """Returns, for every change with its preset beside it, the chance of no improvement."""
+def differences(scores: Scores) -> dict[str, dict[str, float]]:
+    """Returns, for every change with its preset beside it, the difference by Dunnett's test.
+
+    That is `ua`, the difference of the means over corpora and seeds, the simultaneous 95 % interval
+    from `low` to `high`, and `p`, two-sided and corrected for all changes of that preset.
+    """
     means = {name: np.mean(list(found.values()), axis=0) for name, found in scores.items()}
     found = {}
-    for base in {"plain", "hsf"} & means.keys():
+    for base in ("plain", "hsf"):
         names = [name for name in means if name.startswith(f"{base}-")]
-        if names and len(means[base]) > 1:
-            groups = [means[name] for name in names]
-            test = stats.dunnett(*groups, control=means[base], alternative="greater", rng=0)
-            found |= zip(names, test.pvalue.tolist(), strict=True)
+        if names and base in means and len(means[base]) > 1:
+            test = stats.dunnett(*(means[name] for name in names), control=means[base], rng=0)
+            interval = test.confidence_interval()
+            for name, *values in zip(names, interval.low, interval.high, test.pvalue, strict=True):
+                values = [means[name].mean() - means[base].mean(), *values]
+                found[name] = dict(zip(("ua", "low", "high", "p"), map(float, values), strict=True))
     return found
 
 
 def rows(scores: Scores) -> list[list[str]]:
     """Returns the cells of the table."""
     means = {name: 100 * np.mean(list(found.values())) for name, found in scores.items()}
-    chances = p_values(scores)
+    compared = differences(scores)
     table = []
     for name, found in scores.items():
         base, _, change = name.partition("-")
         preset, changes = RECIPES[name]
-        words = ", ".join(f"`{key}={value}`" for key, value in changes.items())
+        words = [f"{key}={value}".replace(" ", "") for key, value in changes.items()]
+        if not change or preset != RECIPES[base][0]:
+            words.insert(0, preset)
         gain = f"{means[name] - means[base]:+.1f}" if change and base in means else ""
-        decided = f"{chances[name]:.2f}" if name in chances else "not decided" if gain else ""
+        decided = "not decided" if gain else ""
+        if name in compared:
+            low, high = (100 * compared[name][end] for end in ("low", "high"))
+            gain += f" [{low:+.1f}, {high:+.1f}]"
+            p = compared[name]["p"]
+            decided = f"{p:.3f}" if p >= 0.001 else "below 0.001"
+        gain = gain.replace("-", "−")
         each = [" ".join(f"{100 * ua:.1f}" for ua in values) for values in found.values()]
-        table.append([name, f"`{preset}`", words, *each])
+        table.append([name, ", ".join(f"`{word}`" for word in words), *each])
         table[-1] += [f"{means[name]:.1f}", gain, decided]
     return table
 
@@ -150,14 +160,14 @@ def main() -> None:
         }
         print(name, json.dumps(scores[name]), flush=True)
     scores = {name: scores[name] for name in RECIPES if name in scores}
-    columns = ["recipe", "preset", "what is set", *roots, "mean", "difference", "p"]
+    columns = ["recipe", "what is set", *roots, "mean", "difference", "p"]
     measure.print_table("Validation UA in %, seed by seed", columns, rows(scores))
     result = {
         "environment": measure.environment("jax", "flax", "numpy", "scipy"),
         "seeds": options.seeds,
         "recipes": {name: RECIPES[name] for name in scores},
         "validation_ua": scores,
-        "p": p_values(scores),
+        "differences": differences(scores),
     }
     measure.write_json(options.json, result)
 
