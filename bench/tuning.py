@@ -25,6 +25,7 @@ from scipy import stats
 
 from ser_jax import config as configuration
 from ser_jax.experiment import run
+from ser_jax.report import formats
 from ser_jax.tuning import space
 from ser_jax.tuning.search import validation_ua
 
@@ -106,7 +107,7 @@ def differences(scores: Scores) -> dict[str, dict[str, float]]:
 
 def rows(scores: Scores) -> list[list[str]]:
     """Returns the cells of the table."""
-    means = {name: 100 * np.mean(list(found.values())) for name, found in scores.items()}
+    means = {name: np.mean(list(found.values())) for name, found in scores.items()}
     compared = differences(scores)
     table = []
     for name, found in scores.items():
@@ -115,17 +116,16 @@ def rows(scores: Scores) -> list[list[str]]:
         words = [f"{key}={value}".replace(" ", "") for key, value in changes.items()]
         if not change or preset != RECIPES[base][0]:
             words.insert(0, preset)
-        gain = f"{means[name] - means[base]:+.1f}" if change and base in means else ""
-        decided = "not decided" if gain else ""
+        gain = decided = ""
         if name in compared:
-            low, high = (100 * compared[name][end] for end in ("low", "high"))
-            gain += f" [{low:+.1f}, {high:+.1f}]"
-            p = compared[name]["p"]
-            decided = f"{p:.3f}" if p >= 0.001 else "below 0.001"
-        gain = gain.replace("-", "−")
+            test = compared[name]
+            gain = formats.difference(test["ua"], [test["low"], test["high"]])
+            decided = formats.p_value(test["p"])
+        elif change and base in means:
+            gain, decided = formats.signed(means[name] - means[base]), "not decided"
         each = [" ".join(f"{100 * ua:.1f}" for ua in values) for values in found.values()]
         table.append([name, ", ".join(f"`{word}`" for word in words), *each])
-        table[-1] += [f"{means[name]:.1f}", gain, decided]
+        table[-1] += [f"{100 * means[name]:.1f}", gain, decided]
     return table
 
 

@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
-# Most of a test's time is compilation: half of it is optimisation by LLVM, half of the rest is
-# XLA's newer way to emit fused loops, and dividing a program among threads costs a quarter of what
-# is left. The trainings of .ci/wheel compile as for a user; so does every test with
+# Compilation by XLA would take most of a test's time: half of it is optimisation by LLVM, half of
+# the rest is the newer way to emit fused loops, and dividing a program among threads costs a
+# quarter of what is left. The trainings of .ci/wheel compile as for a user; so does every test with
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     if version("jaxlib") == "0.10.2":  # another version may not know the flag, and abort
@@ -48,7 +48,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_finish():
-    """Keeps what collecting has made out of garbage collections, one in twenty of all seconds."""
+    """Keeps what pytest has collected out of garbage collections: they took 5 % of all time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

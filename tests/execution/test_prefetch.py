@@ -102,8 +102,10 @@ def trained_and_scored(residence: str, size: int, devices: int, *system: str) ->
     ("size", "devices", "system"),
     [
         (2, 2, ("multi_crnn",)),
+        (2, 2, ("hsf_crnn",)),
         (1, 2, ("hsf_crnn",)),  # the rows of a batch are spread over devices
-        (4, 2, ("plain_crnn", "literal")),  # two trials on every device
+        (4, 2, ("plain_crnn",)),  # two trials on every device
+        (2, 2, ("plain_crnn", "literal")),
     ],
 )
 def test_states_and_logits_are_those_of_resident_data_to_the_bit(size, devices, system):

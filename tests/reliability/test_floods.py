@@ -41,7 +41,7 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server() -> Iterator[tuple[str, int]]:
     with web_servers.in_a_process() as (url, process):
         with client() as one:  # what is loaded at the first request
