@@ -13,12 +13,15 @@ help:  ## this list
 run: $(VENV)/base  ## Multi-CRNN on the built-in demo corpus
 	$(VENV)/bin/python -m ser_jax.main --config=configs/multi_crnn.py
 
+# What Python has compiled is kept, test files included, whatever the environment says.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest
+
 test: $(VENV)/installed lint  ## linters, type checker and every test
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 # The page in headless Chromium ($CHROMIUM, or what is called chromium); skipped without one.
 test-web: $(VENV)/installed  ## the pages in headless Chromium
-	$(VENV)/bin/python -m pytest -n 0 -m web tests/web
+	$(PYTEST) -n 0 -m web tests/web
 
 docs: $(VENV)/docs  ## the documentation site, in build/docs; warnings are errors
 	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs

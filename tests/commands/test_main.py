@@ -564,7 +564,8 @@ def test_hsf_crnn_with_an_opensmile_that_does_not_load_says_what_does(three_spea
 def test_diverged_training_ends_with_3_and_a_report(three_speakers, tmp_path):
     wild = ("--config.training.epochs=6", "--config.training.learning_rate=1e38")
     for attempt in ("trained", "finished"):
-        ended = command(*TINY, *three_speakers, *wild, f"--workdir={tmp_path / 'run'}")
+        workdir = f"--workdir={tmp_path / 'run'}"
+        ended = command(*TINY, *three_speakers, *wild, workdir, figures=True)
         last = ended.err.splitlines()[-1]
         assert ended.code == 3 and "Traceback" not in ended.err, (attempt, ended)
         assert last.startswith("error: 3 of 3 trials diverged (03-0, 08-0, 09-0)")

@@ -32,7 +32,7 @@ def roots(tmp_path_factory) -> tuple[Path, Path]:
 def matrix(roots, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("matrix")
     corpora = f"--corpora=emodb={roots[0]},manifest={roots[1]}"
-    ended = command(*QUICK, corpora, f"--workdir={folder}", name="matrix")
+    ended = command(*QUICK, corpora, f"--workdir={folder}", name="matrix", figures=True)
     assert ended.code == 0, ended.err
     assert ended.out.split()[:4] == ["trained", "on", "emodb", "manifest"]
     assert "calm (6, not in emodb)" in ended.err

@@ -2,38 +2,33 @@
 
 import errno
 import os
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
+from commands import FORKS
 
 from ser_jax.runtime import files
 from ser_jax.training.execution import program_cache
 from ser_jax.training.execution.program_cache import ProgramCache
 
-ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import warnings
-import ser_jax, jax
-warnings.simplefilter("error")
-from ser_jax.training.execution import program_cache
-program_cache.use_compilation_cache()
-jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
-found = []
-assert jax.jit(lambda x: x * 3 + 1)(2) == 7
-print(sum(event.endswith("cache_hits") for event in found))
-"""
+
+def run_one_program(folder: Path) -> int:
+    warnings.simplefilter("error")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    os.environ.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
+    program_cache.use_compilation_cache()
+    found = []
+    jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
+    assert jax.jit(lambda x: x * 3 + 1)(2) == 7
+    return sum(event.endswith("cache_hits") for event in found)
 
 
 def hits(folder: Path) -> int:
     """Returns how many programs a process has found that runs one."""
-    command = [sys.executable, "-c", PROGRAM]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr  # Warnings are errors there.
-    return int(done.stdout)
+    with FORKS.Pool(1) as pool:
+        return pool.apply(run_one_program, (folder,))
 
 
 def test_a_damaged_program_is_compiled_again_and_replaced(tmp_path):
@@ -57,6 +52,7 @@ def test_compiled_programs_are_kept_in_a_private_folder(tmp_path, monkeypatch, c
     """One for every processor; none where others can write; where none can be made, for a time."""
     used: list[Any] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     monkeypatch.setattr(jax.config, "update", lambda name, value: used.append(value))
     program_cache.use_compilation_cache()
     folder = Path(used[0])

@@ -20,7 +20,6 @@ from commands import (
 
 import ser_jax
 
-pytestmark = pytest.mark.usefixtures("newer_emitter")
 DENSE = tuple(f"--config.model.{name}=(8,)" for name in ("hsf_crnn_dense", "hsf_dense", "hsf_head"))
 ONE_FOLD = "--config.protocol.folds=s0"
 WIDTH = 5

@@ -32,7 +32,7 @@ def test_from_recordings_to_a_report(cell, corpus, tmp_path):
     """And scored again from the stored model, which has no statistics: the same predictions from
     the same store."""
     arguments = (*SMALL, *corpus, f"--config.model.end2you_cell={cell}", f"--workdir={tmp_path}")
-    ended = command(*arguments)
+    ended = command(*arguments, figures=cell == "lstm")
     assert ended.code == 0, ended.err
     results, rows = read_json(tmp_path / "results.json"), read_table(tmp_path / "predictions.csv")
     gates = {"lstm": 4, "gru": 3}[cell]

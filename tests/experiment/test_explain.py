@@ -241,7 +241,7 @@ def test_main_and_evaluate_make_the_page(tmp_path):
     addresses = re.findall(r'<a href="([^"]+)"', text)
     assert addresses and all((run / urllib.parse.unquote(a)).is_file() for a in addresses)
     assert text.count("<details name=") == 3, "one per fold"
-    ended = command(f"--model={run}", name="evaluate")
+    ended = command(f"--model={run}", name="evaluate", figures=True)
     assert ended.code == 0 and "explained 3 models" in ended.err, ended
     again = (run / "report.html").read_text("utf-8")
     seconds = re.compile(r"[\d.]+ s</dd>|figure\">[^<]* s<")

@@ -57,7 +57,7 @@ def arguments(corpus, tmp_path_factory) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def run(arguments, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "both"
-    ended = command(*arguments, f"--workdir={workdir}")
+    ended = command(*arguments, f"--workdir={workdir}", figures=True)
     assert ended.code == 0, ended.err
     return workdir
 

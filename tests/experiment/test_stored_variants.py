@@ -41,7 +41,7 @@ def rejected(run: Path) -> dict[str, str]:
         return {Path(row["file"]).name: row["reason"] for row in csv.DictReader(file)}
 
 
-def test_streamed_training_is_that_of_arrays_in_memory_to_the_bit(tmp_path, noises, newer_emitter):
+def test_streamed_training_is_that_of_arrays_in_memory_to_the_bit(tmp_path, noises):
     """With log-mel and functionals; a second run computes nothing, and bad files are listed."""
     rows = releases.manifest_rows(speakers=4, per_label=4)
     lengths = np.random.default_rng(0).uniform(0.3, 2, len(rows)).tolist()

@@ -6,7 +6,6 @@ import pytest
 import releases
 from commands import TINY, command, train
 
-pytestmark = pytest.mark.usefixtures("newer_emitter")
 DENSE = tuple(f"--config.model.{name}=(8,)" for name in ("hsf_crnn_dense", "hsf_dense", "hsf_head"))
 
 

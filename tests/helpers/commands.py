@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import figure
 
 from ser_jax.commands import command_line
 from ser_jax.runtime import strict_json
@@ -43,7 +45,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         *("ser_jax.experiment.pipeline", "ser_jax.experiment.cross_corpus"),
-        *("ser_jax.commands.train", "ser_jax.report.run_page", "scipy.optimize"),
+        *("ser_jax.commands.train", "ser_jax.report.run_page", "scipy.optimize", "pytest"),
     ]
 )
 
@@ -73,6 +75,7 @@ class Started:
         name: str = "train",
         content: bytes = b"",  # of standard input
         environment: Mapping[str, str] | None = None,
+        figures: bool = False,  # drawn; else every figure of a page is empty
     ):
         self._folder = tempfile.TemporaryDirectory()
         (Path(self._folder.name) / "0").write_bytes(content)
@@ -81,7 +84,7 @@ class Started:
         # Forks have the environment in which the first of them was started.
         environment = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), **(environment or {})}
         self._process = FORKS.Process(
-            target=_perform, args=(name, arguments, self._folder.name, environment)
+            target=_perform, args=(name, arguments, self._folder.name, environment, figures)
         )
         self._process.start()
 
@@ -121,7 +124,7 @@ class Started:
 
 
 def _perform(
-    name: str, arguments: Iterable[str], folder: str, environment: Mapping[str, str]
+    name: str, arguments: Iterable[str], folder: str, environment: Mapping[str, str], figures: bool
 ) -> None:
     """Becomes the command, its standard streams three files of `folder`."""
     for stream, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
@@ -129,12 +132,26 @@ def _perform(
     sys.stdin = open(0, closefd=False)
     os.chdir(ROOT)
     os.environ.update(environment)
+    os.environ.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
+    if not figures:
+        figure.Figure.savefig = _save_empty
     sys.exit(command_line.main([name, *arguments]))
 
 
-def command(*arguments: str, name: str = "train") -> Ended:
+_savefig = figure.Figure.savefig
+
+
+def _save_empty(drawing: figure.Figure, file: Any, **options: Any) -> None:
+    """An empty figure for a page; files of figures are as ever."""
+    if isinstance(file, io.StringIO):
+        file.write("<svg></svg>")
+    else:
+        _savefig(drawing, file, **options)
+
+
+def command(*arguments: str, name: str = "train", figures: bool = False) -> Ended:
     """Runs a command to its end."""
-    return Started(*arguments, name=name).wait()
+    return Started(*arguments, name=name, figures=figures).wait()
 
 
 def real_command(*arguments: str, name: str = "train", **environment: str) -> Ended:
@@ -155,7 +172,8 @@ def train(workdir: Path, *arguments: str, report: bool = False) -> dict[str, Any
 
     The report, which takes longer than a tiny training, is left out unless it is asked for.
     """
-    ended = command(*TINY, f"--{'' if report else 'no'}report", f"--workdir={workdir}", *arguments)
+    reported = f"--{'' if report else 'no'}report"
+    ended = command(*TINY, reported, f"--workdir={workdir}", *arguments, figures=report)
     assert ended.code == 0, ended.err
     return read_json(workdir / "results.json")
 

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the cache folder for the next start on the same processor.
 
-    With JAX_COMPILATION_CACHE_DIR in that folder, as jax does it.
+    With JAX_COMPILATION_CACHE_DIR in that folder, as jax does it; with
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS only those that take as long to compile.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
@@ -38,7 +39,8 @@ def use_compilation_cache() -> None:
         return
     _seal_entries()
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _seal_entries() -> None:
