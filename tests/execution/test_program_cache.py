@@ -68,6 +68,11 @@ def test_compiled_programs_are_kept_in_a_private_folder(tmp_path, monkeypatch, c
     assert caplog.text.count("programs are compiled at every start") == 1
     assert f"{folder / 'file/ser_jax'} cannot be made" in caplog.text
     assert len(used) == 6 and tmp_path not in Path(used[4]).parents
+    # Which programs are worth keeping is what the user has set.
+    assert used[1::2] == [0, 0, 0]
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    program_cache.use_compilation_cache()
+    assert len(used) == 7
 
 
 def test_a_renamed_program_is_none(tmp_path):

@@ -81,10 +81,8 @@ class Started:
         (Path(self._folder.name) / "0").write_bytes(content)
         for stream in "12":  # It may be killed before it writes anything.
             (Path(self._folder.name) / stream).touch()
-        # Forks have the environment in which the first of them was started.
-        environment = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), **(environment or {})}
         self._process = FORKS.Process(
-            target=_perform, args=(name, arguments, self._folder.name, environment, figures)
+            target=_perform, args=(name, arguments, self._folder.name, environment or {}, figures)
         )
         self._process.start()
 
@@ -132,6 +130,7 @@ def _perform(
     sys.stdin = open(0, closefd=False)
     os.chdir(ROOT)
     os.environ.update(environment)
+    # One command often runs the programs of another: all are kept, as for a user.
     os.environ.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
     if not figures:
         figure.Figure.savefig = _save_empty

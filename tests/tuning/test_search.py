@@ -158,7 +158,7 @@ def test_the_command_and_scoring_the_best(tmp_path):
     (tmp_path / "space.toml").write_text('"training.learning_rate" = [1e-3, 2e-3]\n')
     flags = (*TINY, "--config.corpus.name=manifest", f"--config.corpus.root={root}")
     flags += (f"--space={tmp_path}/space.toml", "--trials=2", f"--workdir={tmp_path}/tune")
-    ended = command(*flags, name="tune")
+    ended = command(*flags, name="tune", figures=True)
     assert ended.code == 0, ended.err
     assert "2 configurations tried; validation UA" in ended.out and "tuning.html" in ended.out
     names = {path.name for path in (tmp_path / "tune").rglob("*")}
