@@ -147,7 +147,7 @@ def test_a_class_of_another_corpus_is_the_same_class_with_a_weight_of_its_own(st
     )
 
     def gradients(bucket: steps.Bucket, *weights: float, real: Sequence[int] = range(4)) -> Any:
-        trial = constants._replace(class_weights=np.repeat(np.float32(weights), 4))
+        trial = constants._replace(class_weights=np.repeat(np.array(weights, np.float32), 4))
         mask = np.isin(np.arange(4), real)
         found, _ = program(bucket, state.params, state.counters, trial, np.arange(4), mask)
         return found.grads
