@@ -85,8 +85,8 @@ class Figures:
 def _own_cache(tmp_path_factory):
     """Keeps the user's caches out of the tests, and the tests out of the user's caches.
 
-    Each worker has a feature store of its own; kernels and compiled programs are shared by all
-    workers of this session, so that each is compiled once.
+    Each worker has a feature store of its own; kernels and kept programs are shared by all workers
+    of this session, so that each is compiled once.
     """
     before = os.environ.get("XDG_CACHE_HOME")
     cache = tmp_path_factory.mktemp("cache")
@@ -124,7 +124,7 @@ def _compiled_programs_are_dropped(request):
 
 @pytest.fixture
 def newer_emitter(monkeypatch):
-    """Compiles what trains with the newer emitter, as for a user."""
+    """Compiles what trains with the newer emitter and in as many parts as XLA does by default."""
     options, newer = vars(ExecutionPlan)["compiler_options"].fget, {}
     if "xla_cpu_use_fusion_emitters=false" in os.environ.get("XLA_FLAGS", ""):
         newer = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}

@@ -22,7 +22,7 @@ CHUNK = 7
 TRITON = "__gpu$xla.gpu.triton"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 # Size of the group, devices, chunk.
-BY_STEP = [(4, 1, 0), (4, 2, 0), (4, 4, 0), (1, 4, 0), (2, 4, 0)]
+BY_STEP = [(2, 2, 0), (4, 1, 0), (4, 2, 0), (4, 4, 0), (1, 2, 0), (1, 4, 0), (2, 4, 0)]
 BY_CHUNK = [(4, 1, CHUNK), (2, 2, CHUNK), (2, 4, CHUNK)]
 
 

@@ -35,14 +35,13 @@ def train_on(counts: list[int]) -> dict[int, tuple[tuple[int, ...], list[np.ndar
 @pytest.fixture(scope="module")
 def trained():
     with FORKS.Pool(1) as pool:
-        return pool.apply(train_on, ([1, 8],))
+        return pool.apply(train_on, ([1, 2, 4, 8],))
 
 
 def test_any_number_of_devices_trains_the_same(trained):
-    """Trials first, then rows: eight devices share four trials and the rows of every batch.
-
-    Two and four devices: test_executor.py.
-    """
-    (one, alone), (eight, together) = trained[1], trained[8]
-    assert (one, eight) == ((1, 1), (4, 2))
-    assert max(np.abs(a - b).max() for a, b in zip(alone, together, strict=True)) < PROMISED
+    """Trials first, then rows: eight devices share four trials and the rows of every batch."""
+    shapes = {count: shape for count, (shape, _) in trained.items()}
+    assert shapes == {1: (1, 1), 2: (2, 1), 4: (4, 1), 8: (4, 2)}
+    for count in (2, 4, 8):
+        pairs = zip(trained[1][1], trained[count][1], strict=True)
+        assert max(np.abs(a - b).max() for a, b in pairs) < PROMISED

@@ -117,7 +117,7 @@ def test_states_and_logits_are_those_of_resident_data_to_the_bit(size, devices, 
     assert_streamed_is_resident(size, devices, *system)
 
 
-def test_they_are_so_as_programs_are_compiled_for_users(newer_emitter):
+def test_they_are_so_with_the_emitter_of_users(newer_emitter):
     assert_streamed_is_resident(2, 2, "multi_crnn")
 
 

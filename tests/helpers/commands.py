@@ -133,7 +133,7 @@ def _perform(
     # One command often runs the programs of another: all are kept, as for a user.
     os.environ.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
     if not figures:
-        vars(figure)["Figure"].savefig = _save_empty
+        pytest.MonkeyPatch().setattr(figure.Figure, "savefig", _save_empty)
     sys.exit(command_line.main([name, *arguments]))
 
 

@@ -25,7 +25,7 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs in the cache folder for the next start on the same processor.
 
     With JAX_COMPILATION_CACHE_DIR in that folder, as jax does it; with
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS only those that take as long to compile.
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS only those that take at least so long to compile.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
