@@ -35,7 +35,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _watching: list[Watch] = []  # entered now
 _handlers: dict[int, Any] = {}  # that were installed before ours; empty while ours are not
 _guard: Guard | None = None  # of this process
-_removals: list[Callable[[], None]] = []  # remove what may not stay if the process is ended
+_last_acts: list[Callable[[], None]] = []  # called before the process is ended
 
 
 class Interrupted(BaseException):
@@ -160,9 +160,9 @@ class Guard:
     def _end(self, number: int) -> None:
         if not self._ending.acquire(blocking=False):
             return  # The other thread is at it, or the code that this handler has interrupted.
-        for remove in list(_removals):
-            with contextlib.suppress(OSError):
-                remove()
+        for act in list(_last_acts):
+            with contextlib.suppress(Exception):  # Nothing keeps the process from its end.
+                act()
         code = self._finished_with
         if code is None:
             show_cursor = "\x1b[?25h\n" if os.isatty(2) else ""  # A progress bar has hidden it.
@@ -202,18 +202,26 @@ def guarded() -> Iterator[Guard]:
 
 
 @contextlib.contextmanager
-def removing(path: Path) -> Iterator[None]:
+def before_the_end(act: Callable[[], None]) -> Iterator[None]:
+    """Has a function called if a signal ends the process in the middle of the code inside.
+
+    It must be short, and wait for nothing that the main thread does.
+    """
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
+
+
+def removing(path: Path) -> contextlib.AbstractContextManager[None]:
     """Has a file or folder, which the code inside removes, removed if a signal ends the process."""
     import shutil
 
     def remove() -> None:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
-    _removals.append(remove)
-    try:
-        yield
-    finally:
-        _removals.remove(remove)
+    return before_the_end(remove)
 
 
 def received() -> int | None:

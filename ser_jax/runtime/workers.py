@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import math
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-from ser_jax.runtime.signals import Closing
+from ser_jax.runtime.signals import Closing, before_the_end
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -76,7 +77,7 @@ def run(
         )
     else:
         pool = concurrent.futures.ThreadPoolExecutor(workers)
-    with alive, alive_here, Closing() as watch:
+    with alive, alive_here, Closing() as watch, before_the_end(_end_processes):
         try:
             while True:
                 for job in itertools.islice(queue, _AHEAD * workers - len(running)):
@@ -118,6 +119,18 @@ def _clean_start() -> Iterator[None]:
     finally:
         sys.modules["__main__"] = main
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_processes() -> None:
+    """Ends this process's workers and removes the semaphores that it shares with them.
+
+    Python does so when a process leaves; of one that is ended instead, Python's tracker tells on
+    standard error that it leaked semaphores, and workers that are just starting miss them.
+    """
+    for process in multiprocessing.active_children():
+        process.kill()
+    # As on leaving; below priority 0 threads are waited for.
+    multiprocessing.util._run_finalizers(0)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _leave_at_the_end_of(alive: Connection) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ser_jax.runtime import workers
+from ser_jax.runtime import signals, workers
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +112,35 @@ def test_interrupted_workers_end_silently_in_the_middle_of_their_jobs(number, gr
         """,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{number.name}\n", ""), done
+
+
+@pytest.mark.parametrize("seconds", [0, 0.03, 0.1, 1], ids=lambda seconds: f"after {seconds} s")
+def test_a_second_ctrl_c_ends_all_silently(seconds, tmp_path):
+    """Workers that are just starting too; and Python's tracker has nothing to tell here either."""
+    done = program(
+        tmp_path,
+        f"""
+        import os, signal, threading, time
+        from ser_jax.runtime import signals, workers
+
+        def interrupt():
+            time.sleep({seconds})
+            for _ in range(2):
+                os.killpg(0, signal.SIGINT)
+                time.sleep(0.01)
+
+        with signals.guarded() as guard:
+            guard.know_exit_code(42)
+            threading.Thread(target=interrupt).start()
+            try:
+                for _ in workers.run(time.sleep, [0.01] * 1000, 2, processes=True):
+                    time.sleep(100)
+            except signals.Interrupted:
+                time.sleep(100)
+        """,
+    )
+    told = signals.exit_message(signal.SIGINT) + "\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", told), done
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):
