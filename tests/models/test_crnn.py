@@ -1,5 +1,6 @@
 """The three systems: size, padding (R16), and the literal form as oracle of the fast one."""
 
+import functools
 from typing import Any
 
 import jax
@@ -136,24 +137,27 @@ def test_the_skip_adds_a_linear_map_of_the_functionals():
     np.testing.assert_allclose(added, inputs.hsf @ kernel / 2, rtol=1e-5, atol=1e-5)
 
 
+def hidden_of(model) -> Any:
+    return jax.jit(functools.partial(model.apply, method="hidden"))
+
+
 def test_the_residual_is_a_linear_map_of_what_the_lstm_reads():
     """Also where a sequence goes on after its first segment."""
     plain, residual = (model_of(case).crnn for case in ("plain_crnn", "plain_crnn residual"))
     segments = jnp.array(np.random.default_rng(0).normal(size=(1, 3, 30, 40)), jnp.float32)
     variables = jax.jit(residual.init)(jax.random.key(0), segments, jnp.array([70]))
     kernel = variables["params"].pop("residual_kernel")
-    features = convolution.cnn_literal(
-        segments, convolution.Kernels(*(variables["params"][name] for name in CONVOLUTIONS))
-    )
-    hidden, _ = plain.apply(variables, segments, jnp.array([70]), method="hidden")
+    weights = convolution.Kernels(*(variables["params"][name] for name in CONVOLUTIONS))
+    features = jax.jit(convolution.cnn_literal)(segments, weights)
+    hidden, _ = hidden_of(plain)(variables, segments, jnp.array([70]))
     variables["params"]["residual_kernel"] = kernel
-    zeros = jnp.zeros((1, 128))
+    zeros, hidden_of_residual = jnp.zeros((1, 128)), hidden_of(residual)
     found, state = [], recurrent.State(zeros, zeros)
     for part in (segments[:, :1], segments[:, 1:]):
         length = jnp.array([part.shape[1] * 20 + 10])
-        more, state = residual.apply(variables, part, length, state, method="hidden")
+        more, state = hidden_of_residual(variables, part, length, state)
         found.append(more)
-    whole, _ = residual.apply(variables, segments, jnp.array([70]), method="hidden")
+    whole, _ = hidden_of_residual(variables, segments, jnp.array([70]))
     np.testing.assert_allclose(whole, hidden + features @ kernel, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jnp.concatenate(found, axis=1), whole, rtol=1e-4, atol=1e-5)
 
@@ -172,8 +176,8 @@ def test_attention_comes_behind_max_mean_and_min():
     inputs, model = batch([131]), model_of("plain_crnn attention").crnn
     variables = jax.jit(model.init)(jax.random.key(0), inputs.frames, inputs.length)
     variables["params"]["attention"]["score_kernel"] *= 0  # All segments weigh the same.
-    hidden = model.apply(variables, inputs.frames, inputs.length, method="hidden")[0][0]
-    pooled = model.apply(variables, inputs.frames, inputs.length)[0]
+    hidden = np.asarray(hidden_of(model)(variables, inputs.frames, inputs.length)[0])[0]
+    pooled = jax.jit(model.apply)(variables, inputs.frames, inputs.length)[0]
     expected = (f(hidden, axis=0) for f in (np.max, np.mean, np.min, np.mean, np.std))
     np.testing.assert_allclose(pooled, np.concatenate(list(expected)), rtol=1e-4, atol=1e-6)
 

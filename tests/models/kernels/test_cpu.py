@@ -39,16 +39,16 @@ def with_gradients(form, arguments, grads):
     """One program: operation by operation would compile dozens for every shape."""
 
     @jax.jit
-    def program(*arguments):
+    def program(arguments, grads):
         value, backward = jax.vjp(form, *arguments)
-        return value, backward(jnp.asarray(grads, value.dtype))
+        return value, backward(grads.astype(value.dtype))
 
-    return program(*arguments)
+    return program(tuple(arguments), grads)
 
 
 def in_float64(form, arguments, grads):
     with jax.enable_x64(True):
-        exact = [jnp.asarray(values, jnp.float64) for values in arguments]
+        exact = [np.asarray(values, np.float64) for values in arguments]
         return jax.tree.map(np.asarray, with_gradients(form, exact, grads))
 
 
@@ -195,7 +195,7 @@ def test_systems_equal_their_literal_form(system):
     params = jax.jit(fast.init)(jax.random.key(0), inputs)["params"]
     found = jax.jit(jax.grad(functools.partial(loss, fast), has_aux=True))(params, inputs)
     with jax.enable_x64(True):
-        exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, segments, hsf))
+        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, segments, hsf))
         literal = Inputs(jnp.asarray(lengths), segments=exact[1], hsf=exact[2])
         of_literal = jax.jit(
             jax.grad(functools.partial(loss, build.build_model(c, 4)), has_aux=True)
