@@ -119,8 +119,8 @@ def read(
     record = {"run": str(source.workdir), "folds": chosen, "models": {}}
     model = build.build_model(config, len(protocol.classes))
     size = (embedded["layers"], embedded["width"]) if embedded else (0, 0)
-    drawn: Any = jax.eval_shape(model.init, jax.random.key(0), build.example(config, size))
-    shapes = jax.tree.map(np.shape, drawn["params"])
+    drawn = build.parameter_shapes(model, build.example(config, size))
+    shapes = jax.tree.map(np.shape, drawn)
     params: dict[str | None, dict[str, Any]] = {}
     for name in sorted({name for name in chosen.values() if name is not None}):
         found = model_files.read_model(source.workdir / "models" / name)

@@ -1,6 +1,7 @@
 """From a configuration to devices, padded data and the executor that trains on it."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
@@ -157,7 +158,9 @@ def make_executor(
     """
     parts = [dataset.rows(fold.train if training else fold.test) for fold in protocol.folds]
     classes = len(protocol.classes)
-    parameters = build.count_parameters(build.build_model(config, classes), dataset.buckets[0])
+    plain = build.build_model(config, classes)
+    example = build.shortest(config, dataset.buckets[0])
+    parameters = build.count_parameters(plain, example)
     data = plan.data_facts(
         *(dataset, parts, parameters, config.training.batch_size, _augmentation(config))
     )
@@ -168,6 +171,8 @@ def make_executor(
     return executor(
         *(chosen, build.build_model(config, classes, chosen.compute), dataset),
         *(train_settings(config, data.steps),),
+        # How the network computes changes no initial value, and this program is traced already.
+        initial_params=functools.partial(build.initial_params, plain, inputs=example),
         classes=classes,
         devices=devices,
         training=training,

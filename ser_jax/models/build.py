@@ -4,6 +4,7 @@ A ConfigDict stops here: the modules take plain arguments.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -230,9 +231,34 @@ def vector_width(config: Config, embedded: tuple[int, int] = (0, 0)) -> int:
     return own * uses_functionals(config) + embedded[1] * uses_embeddings(config)
 
 
-def count_parameters(model: Any, inputs: Inputs) -> int:
+def shortest(config: Config, inputs: Inputs) -> Inputs:
+    """Returns inputs of the same kind for one utterance as short as can be, all zeros.
+
+    Parameters depend on no length: drawn for this, they are those of one program for all corpora.
+    """
+    short, one = example(config), jax.tree.map(lambda leaf: np.zeros_like(leaf[:1]), inputs)
+    if one.wave is not None and short.wave is not None:
+        one = one._replace(wave=one.wave[:, : short.wave.shape[1]])
+    if one.frames is not None and short.frames is not None:
+        one = one._replace(frames=one.frames[:, : short.frames.shape[1]])
+    return one
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def initial_params(model: nn.Module, key: Any, inputs: Inputs) -> Any:
+    """Returns the initial parameters of a system, for inputs of this kind.
+
+    Called within other programs and for shapes, it is traced once per system and kind of inputs.
+    """
+    return model.init(key, inputs)["params"]
+
+
+def parameter_shapes(model: nn.Module, inputs: Inputs) -> Any:
+    """Returns the parameters of a system for inputs of this kind, as shapes."""
+    return jax.eval_shape(functools.partial(initial_params, model), jax.random.key(0), inputs)
+
+
+def count_parameters(model: nn.Module, inputs: Inputs) -> int:
     """Returns how many parameters a system has for inputs of this kind."""
-    shapes = jax.eval_shape(
-        model.init, jax.random.key(0), jax.tree.map(lambda leaf: leaf[:1], inputs)
-    )
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    leaves = jax.tree.leaves(parameter_shapes(model, inputs))
+    return sum(math.prod(leaf.shape) for leaf in leaves)

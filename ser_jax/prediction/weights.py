@@ -67,9 +67,7 @@ def shapes(
     if build.spec(config).build is None:
         raise ValueError(f"{config.system} has no export")
     model = build.build_model(config, classes)
-    params = jax.eval_shape(model.init, jax.random.key(0), build.example(config, embedded))[
-        "params"
-    ]
+    params = build.parameter_shapes(model, build.example(config, embedded))
     statistics = {}
     if build.uses_log_mel(config) or build.uses_embedded_frames(config):
         frame = np.zeros(build.frame_shape(config, embedded))

@@ -152,6 +152,11 @@ def new_executor(
     )
     executor = (Scanned if chunk else PerStep)(
         *(plan, system or model(unfold=chunk > 0), data, train_settings(**changes)),
+        initial_params=functools.partial(
+            build.initial_params,
+            system or model(),
+            inputs=jax.tree.map(lambda leaf: np.zeros_like(leaf[:1]), data.buckets[0]),
+        ),
         classes=len(CLASSES),
         devices=jax.local_devices()[:devices],
     )

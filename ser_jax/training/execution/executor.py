@@ -8,12 +8,11 @@ import abc
 import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ser_jax.data.dataset import Dataset
@@ -46,23 +45,24 @@ class Executor(abc.ABC):
         dataset: Dataset,
         settings: TrainSettings,
         *,
+        initial_params: Callable[[jax.Array], Any],
         classes: int,
         devices: list[Any],
         training: bool = True,
     ):
         """Puts the data on the devices and starts to compile the programs of every bucket.
 
-        Without `training` only the programs that score.
+        `initial_params` draws parameters from a key. Without `training` only the programs that
+        score are compiled.
         """
         self.plan, self.settings, self.chunk = plan, settings, plan.chunk
         self.mesh = meshes.make_mesh(devices, plan.mesh_shape)
-        self._model = model
+        self._model, self._initial_params = model, initial_params
         self._axis = meshes.DATA if plan.mesh_shape[1] > 1 else None
         buckets = list(map(Bucket, dataset.buckets, dataset.targets))
         if not plan.streamed:
             buckets = [self._put(bucket, REPLICATED) for bucket in buckets]
         self.buckets = tuple(buckets)
-        self._example = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), buckets[0].inputs)
         self._init = jax.jit(self._init_state)
         no_best = functools.partial(early_stopping.no_best_epoch, classes=classes)
         self._no_best = jax.jit(meshes.over_trials(no_best, self.mesh, [PER_TRIAL]))
@@ -80,7 +80,7 @@ class Executor(abc.ABC):
             donate_argnums=0,
         )
         self._begin = time.monotonic()
-        shapes = jax.eval_shape(self._init, jax.random.key(0), self._example, {})
+        shapes = jax.eval_shape(self._init, jax.random.key(0), {})
         self.state_shape: TrainState = self._group_shape(shapes)
         self.best_shape = jax.eval_shape(self._no_best, self.state_shape.params)
         statistics = dataset.device_statistics(dataset.statistics(dataset.utterances(0)[:1]))
@@ -163,7 +163,7 @@ class Executor(abc.ABC):
         """
         with tracing:  # Nothing can begin before this.
             states = [
-                jax.device_get(self._init(jax.random.key(key), self._example, own))
+                jax.device_get(self._init(jax.random.key(key), own))
                 for key, own in zip(keys, given or [{}] * len(keys), strict=True)
             ]
             state = self.put(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
@@ -200,9 +200,8 @@ class Executor(abc.ABC):
         leaves = jax.tree.leaves(self.state_shape.params)
         return sum(leaf.size // self.plan.trials for leaf in leaves)
 
-    def _init_state(self, key: jax.Array, example: Any, given: Mapping[str, Any]) -> TrainState:
-        params = self._model.init(key, example)["params"]
-        return initial_state({**params, **given}, self.settings)
+    def _init_state(self, key: jax.Array, given: Mapping[str, Any]) -> TrainState:
+        return initial_state({**self._initial_params(key), **given}, self.settings)
 
     def _put(self, tree: Any, spec: Any) -> Any:
         return jax.device_put(tree, meshes.sharding(self.mesh, spec))
