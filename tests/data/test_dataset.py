@@ -380,7 +380,7 @@ def test_padding_has_no_gradient_with_speaker_normalisation(form):
     statistics = data.device_statistics(data.statistics(np.array([0, 1, 2])))
     system = crnn.CRNN(SHORT, 4, (5, 3), 6, ComputeOptions())
 
-    def score(values, inputs, params):
+    def score(values, inputs, statistics, params):
         key = "frames" if form == "fast" else "segments"
         batch: Any = standardise.standardise(inputs._replace(**{key: values}), statistics, jnp)
         values = batch.frames if form == "fast" else batch.segments[0]
@@ -391,7 +391,7 @@ def test_padding_has_no_gradient_with_speaker_normalisation(form):
     values = inputs.frames if form == "fast" else inputs.segments
     first = values if form == "fast" else values[0]
     params = jax.jit(system.init)(jax.random.key(0), first, inputs.length)
-    gradient = jax.grad(score)(values, inputs, params)
+    gradient = jax.jit(jax.grad(score))(values, inputs, statistics, params)
     gradient = gradient if form == "fast" else gradient[0]
     count = segment_count(inputs.length, *SHORT)
     real = (count - 1) * SHORT.hop + SHORT.window if form == "fast" else count

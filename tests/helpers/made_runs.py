@@ -33,7 +33,7 @@ def make_run(
     model = build.build_model(config, len(CLASSES))
     for number in range(models):
         rng = np.random.default_rng(number)
-        params = jax.device_get(jax.jit(model.init)(jax.random.key(number), inputs))["params"]
+        params = jax.device_get(build.initial_params(model, jax.random.key(number), inputs))
         bands = rng.normal(-6, 1, 40), rng.uniform(1, 3, 40)
         hsf = (np.zeros(6373), np.full(6373, 100.0)) if build.uses_hsf(config) else (None, None)
         statistics = Statistics(*bands, *hsf)

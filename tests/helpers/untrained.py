@@ -35,11 +35,10 @@ def make(system: str, count: int = 1, config: Config = None) -> Ensemble:
     config = config or small_config(system)
     module = build.build_model(config, len(CLASSES))
     inputs = build.example(config)
-    init = jax.jit(module.init)
     models = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
-        params: Any = init(jax.random.key(seed), inputs)["params"]
+        params: Any = build.initial_params(module, jax.random.key(seed), inputs)
         # Far from 0, so that answers differ.
         params = jax.tree.map(lambda leaf, rng=rng: _moved(leaf, rng), params)
         temperature = None if count > 1 and seed == count - 1 else 1.5 + seed

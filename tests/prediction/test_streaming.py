@@ -1,5 +1,6 @@
 """Streams: they predict as `predict` does for the same samples, however these are cut."""
 
+import functools
 from typing import Any
 
 import jax
@@ -98,8 +99,10 @@ def test_the_window_is_the_last_segments_only(predictors, system, tmp_path):
         begin = (segment_count(length[0], *segmentation) - count) * segmentation.hop
         part = frames[begin : begin + (count - 1) * segmentation.hop + segmentation.window]
         assert begin > 0
-        pooled.append(crnn.apply({"params": one.params[name]}, part[None], np.array([len(part)])))
-    logits = model.apply({"params": one.params}, tuple(pooled), method="answer")
+        arguments = {"params": one.params[name]}, part[None], np.array([len(part)])
+        pooled.append(jax.jit(crnn.apply)(*arguments))
+    answer = jax.jit(functools.partial(model.apply, method="answer"))
+    logits = answer({"params": one.params}, tuple(pooled))
     expected = jax.nn.softmax(logits[0] / one.description["temperature"])
     np.testing.assert_allclose(shares(last.window), expected, atol=1e-4)
     assert np.abs(np.array(shares(last.so_far)) - shares(last.window)).max() > 1e-3

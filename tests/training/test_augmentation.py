@@ -29,10 +29,13 @@ MEAN = np.full(40, 77.0, np.float32)
 STATISTICS = Statistics(mean=MEAN, std=np.ones(40, np.float32))
 
 
+@jax.jit
+def keys_of(numbers: jax.Array) -> jax.Array:
+    return jax.vmap(lambda number: jax.random.key_data(jax.random.key(number)))(numbers)
+
+
 def keys(count: int, first: int = 0) -> jax.Array:
-    return jax.vmap(lambda number: jax.random.key_data(jax.random.key(number)))(
-        first + jnp.arange(count)
-    )
+    return keys_of(first + np.arange(count))
 
 
 def batch(rows: int = 4, size: int = 60) -> Inputs:
@@ -48,8 +51,16 @@ def real(inputs: Inputs) -> list[np.ndarray]:
     return [frames[:length] for frames, length in pairs]
 
 
+@functools.cache
+def compiled(settings: Augmentation) -> Callable[[Inputs, jax.Array], Inputs]:
+    return jax.jit(lambda before, keys: vary_frames(before, keys, STATISTICS, settings))
+
+
 def vary(before: Inputs, settings: Augmentation, first: int = 0) -> Inputs:
-    return vary_frames(before, keys(len(before.length), first), STATISTICS, settings)
+    return compiled(settings)(before, keys(len(before.length), first))
+
+
+played = jax.jit(play, static_argnums=3)
 
 
 # --- Speed
@@ -66,7 +77,7 @@ def test_speed_is_that_of_a_wave_played_faster(factor):
 
     before, expected = (log_mel(tone(speed), FRONT_END) for speed in (1.0, factor))
     padded = np.pad(before, ((0, 60), (0, 0)), constant_values=np.nan)
-    frames, length = play(
+    frames, length = played(
         jnp.asarray(padded), jnp.int32(len(before)), jnp.float32(factor), Augmentation(**RANGE)
     )
     assert abs(int(length) - len(expected)) <= 2
@@ -82,7 +93,9 @@ def test_speed_is_that_of_a_wave_played_faster(factor):
 
 def test_speed_one_changes_nothing():
     frames = np.random.default_rng(0).normal(size=(30, 40)).astype(np.float32)
-    found, length = play(jnp.asarray(frames), jnp.int32(20), jnp.float32(1), Augmentation(**RANGE))
+    found, length = played(
+        jnp.asarray(frames), jnp.int32(20), jnp.float32(1), Augmentation(**RANGE)
+    )
     assert int(length) == 20
     np.testing.assert_allclose(found[:20], frames[:20], atol=2e-4)
 
@@ -92,7 +105,7 @@ def test_speed_one_changes_nothing():
 )
 def test_length_stays_within_the_padded_one(length, factor, expected):
     frames = jnp.ones((60, 40))
-    found, shorter = play(frames, jnp.int32(length), jnp.float32(factor), Augmentation(**RANGE))
+    found, shorter = played(frames, jnp.int32(length), jnp.float32(factor), Augmentation(**RANGE))
     assert int(shorter) == expected
     np.testing.assert_allclose(found[:expected], 1, atol=1e-5)
 
@@ -106,11 +119,6 @@ def ramp(length: int, size: int) -> Inputs:
     numbers = np.where(np.arange(size) < length, np.arange(size, dtype=np.float32), np.nan)
     frames = np.broadcast_to(numbers[None, :, None], (1, size, 40))
     return Inputs(jnp.array([length], jnp.int32), frames=jnp.asarray(frames))
-
-
-@functools.cache
-def compiled(settings: Augmentation) -> Callable[[Inputs, jax.Array], Inputs]:
-    return jax.jit(lambda before, keys: vary_frames(before, keys, STATISTICS, settings))
 
 
 @settings(max_examples=25, deadline=None)
@@ -133,7 +141,7 @@ def test_all_of_an_utterance_is_played_once_in_any_bucket(length, first):
 def test_an_utterance_that_is_cut_off_has_no_frozen_end():
     """60 of its 75 frames are there: what comes after them is silence, not a copy of the last."""
     frames = jnp.asarray(np.repeat(np.arange(60.0)[:, None], 40, axis=1))
-    found, count = play(frames, jnp.int32(75), jnp.float32(1.25), SLOWED)
+    found, count = played(frames, jnp.int32(75), jnp.float32(1.25), SLOWED)
     np.testing.assert_allclose(found[:48, 20], 1.25 * np.arange(48), atol=1e-3)
     assert int(count) == 48 and np.all(found[48:] == np.float32(SILENCE))
 
@@ -187,7 +195,8 @@ def test_noise_is_that_of_a_wave_with_noise(snr, slope):
     before = log_mel(wave, FRONT_END)
     settings = Augmentation(noise=1.0, noise_snr_db=(snr, snr), noise_slope_db=slope, **RANGE)
     key = jax.random.wrap_key_data(keys(1)[0], impl="threefry2x32")
-    found = np.asarray(add_noise(jnp.asarray(before), jnp.int32(len(before)), key, settings))
+    noisy = jax.jit(add_noise, static_argnums=3)
+    found = np.asarray(noisy(before, len(before), key, settings))
     drawn = slope * float(jax.random.uniform(jax.random.split(key)[0], (3,))[2])
     spectrum = np.fft.rfft(np.random.default_rng(2).standard_normal(len(wave)))
     hertz = np.fft.rfftfreq(len(wave), 1 / 16000)
@@ -211,7 +220,7 @@ def test_a_room_is_that_of_a_wave_with_a_tail(seconds):
     before = log_mel(wave, FRONT_END)
     settings = Augmentation(room=1.0, room_seconds=(seconds, seconds), **RANGE)
     key = jax.random.wrap_key_data(keys(1)[0], impl="threefry2x32")
-    found = np.asarray(reverberate(jnp.asarray(before), key, settings))
+    found = np.asarray(jax.jit(reverberate, static_argnums=2)(before, key, settings))
     direct_db = 12 * float(jax.random.uniform(key, (3,))[2])
     time = np.arange(1, round(seconds * 16000)) / 16000
     tail = np.random.default_rng(0).standard_normal(len(time)) * 10 ** (-3 * time / seconds)
@@ -273,13 +282,17 @@ def test_a_mask_is_one_span_of_real_frames_or_bands(first, frames, bands):
     before = batch()
     over_time = Augmentation(time_masks=1, time_mask_frames=frames, **RANGE)
     over_bands = Augmentation(band_masks=1, band_mask_bands=bands, **RANGE)
-    varied = zip(real(before), real(vary(before, over_time, first)), strict=True)
-    for number, (old, new) in enumerate(varied):
+    # Not compiled: that would be another program for every width.
+    masked, without = (
+        real(vary_frames(before, keys(4, first), STATISTICS, settings))
+        for settings in (over_time, over_bands)
+    )
+    for number, (old, new) in enumerate(zip(real(before), masked, strict=True)):
         hidden = np.all(new == 77, axis=1)
         assert hidden.sum() <= min(frames, 60 - 7 * number)
         assert np.count_nonzero(np.diff(hidden.astype(int))) <= 2, "one span"
         np.testing.assert_array_equal(new[~hidden], old[~hidden])
-    for old, new in zip(real(before), real(vary(before, over_bands, first)), strict=True):
+    for old, new in zip(real(before), without, strict=True):
         hidden = np.all(new == 77, axis=0)
         assert hidden.sum() <= min(bands, 40) and np.count_nonzero(np.diff(hidden.astype(int))) <= 2
         np.testing.assert_array_equal(new[:, ~hidden], old[:, ~hidden])
@@ -310,7 +323,7 @@ def test_a_row_is_varied_by_its_key_only():
     together = real(vary(before, EVERYTHING))
     other = before._replace(frames=jnp.where(jnp.isnan(before.frames), 1e9, before.frames))
     turned = jax.tree.map(lambda leaf: leaf[::-1], other)
-    again = real(vary_frames(turned, keys(4)[::-1], STATISTICS, EVERYTHING))[::-1]
+    again = real(compiled(EVERYTHING)(turned, keys(4)[::-1]))[::-1]
     for one, two in zip(together, again, strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_allclose(one, two, atol=1e-5)

@@ -68,6 +68,7 @@ def model() -> Any:
     return build.build_model(config(), len(tiny.CLASSES))
 
 
+@jax.jit
 def apply(params: Any, inputs: Any) -> Any:
     return model().apply({"params": params}, inputs)
 

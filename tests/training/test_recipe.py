@@ -45,6 +45,7 @@ def programs(size: int, devices: int, chunk: int = 0) -> Executor:
     return tiny.new_executor(size, devices, chunk, system=system(chunk > 0), **RECIPE)
 
 
+@jax.jit
 def apply(params: Any, inputs: Any) -> Any:
     return system().apply({"params": params}, inputs)
 
