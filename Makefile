@@ -5,7 +5,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 PINS := $(wildcard constraints/$(VERSION).txt)
 WORKERS ?= auto
 
-.PHONY: help run test test-web test-wheel docs pictures fuzz reliability lint emodb-plain package clean
+.PHONY: help run test pytest test-web test-wheel docs pictures fuzz reliability lint emodb-plain package clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -16,7 +16,10 @@ run: $(VENV)/base  ## Multi-CRNN on the built-in demo corpus
 # What Python has compiled is kept, test files included, whatever the environment says.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest
 
-test: $(VENV)/installed lint  ## linters, type checker and every test
+# With -j2 the type checker, which has one thread, is at work beside the first tests.
+test: lint pytest  ## linters, type checker and every test
+
+pytest: $(VENV)/installed  ## every test
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 # The page in headless Chromium ($CHROMIUM, or what is called chromium); skipped without one.

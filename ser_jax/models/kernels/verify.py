@@ -64,7 +64,8 @@ def compare_recurrence(form: Callable[..., Any], units: int) -> None:
     )
     try:
         with jax.default_matmul_precision("float32"):
-            worst = np.max(_difference(form, recurrent.recur, *arguments))
+            compare = jax.jit(functools.partial(_difference, form, recurrent.recur))
+            worst = np.max(compare(*arguments))
     except Exception as error:  # Compilers of several layers fail in as many ways.
         raise UnavailableError(f"it cannot be compiled: {error}") from error
     if not worst < TOLERANCE:
