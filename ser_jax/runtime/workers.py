@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import math
 import multiprocessing
@@ -11,9 +12,10 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from ser_jax.runtime.signals import Closing, before_the_end
@@ -77,7 +79,8 @@ def run(
         )
     else:
         pool = concurrent.futures.ThreadPoolExecutor(workers)
-    with alive, alive_here, Closing() as watch, before_the_end(_end_processes):
+    end = functools.partial(_end_processes, multiprocessing.active_children())
+    with alive, alive_here, Closing() as watch, before_the_end(end):
         try:
             while True:
                 for job in itertools.islice(queue, _AHEAD * workers - len(running)):
@@ -121,14 +124,15 @@ def _clean_start() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_processes() -> None:
-    """Ends this process's workers and removes the semaphores that it shares with them.
+def _end_processes(others: Sequence[BaseProcess]) -> None:
+    """Ends the workers, all child processes but `others`, and removes shared semaphores.
 
     Python does so when a process leaves; of one that is ended instead, Python's tracker tells on
     standard error that it leaked semaphores, and workers that are just starting miss them.
     """
     for process in multiprocessing.active_children():
-        process.kill()
+        if process not in others:
+            process.kill()
     # As on leaving; below priority 0 threads are waited for.
     multiprocessing.util._run_finalizers(0)  # pyright: ignore[reportAttributeAccessIssue]
 
