@@ -133,7 +133,7 @@ def _end_processes(others: Sequence[BaseProcess]) -> None:
     for process in multiprocessing.active_children():
         if process not in others:
             process.kill()
-    # As on leaving; below priority 0 threads are waited for.
+    # What Python calls on leaving; it has no public name. Below priority 0 threads are waited for.
     multiprocessing.util._run_finalizers(0)  # pyright: ignore[reportAttributeAccessIssue]
 
 

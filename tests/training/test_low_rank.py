@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
@@ -78,18 +78,19 @@ def test_its_layer_has_the_rate_of_the_front():
     seed=st.integers(0, 99),
 )
 @example(sizes=(32, 193, 64), clip_norm=1.0, weight_decay=0.1, seed=0)
+@example(sizes=(23, 1, 1), clip_norm=1.0, weight_decay=0.0, seed=1)
 def test_it_is_the_optimiser(sizes, clip_norm, weight_decay, seed):
     """Three steps against AdamW with the gradient written out, in NumPy and float64."""
     rows, wide, narrow = sizes
     (kernel,) = draw(seed, (wide, narrow))
     seen = [LowRankGradient(*draw(seed + n, (rows, wide), (rows, narrow))) for n in range(3)]
     exact, mean, square = (np.asarray(kernel, np.float64), *np.zeros((2, wide, narrow)))
-    known = np.ones((wide, narrow), bool)
+    known, cancelled = np.ones((wide, narrow), bool), 5.0
     for t, factors in enumerate(seen, start=1):
         inputs, output_grads = (np.asarray(values, np.float64) for values in factors)
         gradient = inputs.T @ output_grads
-        # The norm's error is 1e-7 of this number's square: what cancels is not known in float32.
-        assume(norm(abs(inputs).T @ abs(output_grads)) < 5 * norm(gradient))
+        terms = abs(inputs).T @ abs(output_grads)
+        cancelled = max(cancelled, float(norm(terms) / norm(gradient)))
         gradient *= min(1, clip_norm / norm(gradient))
         mean = 0.9 * mean + 0.1 * gradient
         square = 0.999 * square + 0.001 * gradient**2
@@ -98,6 +99,10 @@ def test_it_is_the_optimiser(sizes, clip_norm, weight_decay, seed):
         # Where a mean is nearly 0, float32 does not know its direction, and Adam's step is all
         # direction.
         known &= abs(mean) > 1e-4 * abs(mean).max()
+    # Where the terms of the products cancel to a c-th of their size, float32 knows the gradient to
+    # 1e-7 · c, and its norm, a sum of products of four factors, to 1e-7 · c². Up to c = 5, as of
+    # any larger kernel, the bounds are the plain ones.
+    loss = (cancelled / 5) ** 2
     recipe = {"clip_norm": clip_norm, "weight_decay": weight_decay, "learning_rate": 0.1}
     params: Any = {"kernel": kernel}
     shapes = jax.eval_shape(steps.init_adam, params)
@@ -106,10 +111,10 @@ def test_it_is_the_optimiser(sizes, clip_norm, weight_decay, seed):
         params, state = updated(params, state, {"kernel": factors}, **recipe)
     for name, wanted in (("moment1", mean), ("moment2", square)):
         found = getattr(state, name)["kernel"]
-        np.testing.assert_allclose(found, wanted, atol=2e-6 * abs(wanted).max())
+        np.testing.assert_allclose(found, wanted, atol=2e-6 * loss * abs(wanted).max())
     assert known.mean() > 0.5
     found = np.asarray(params["kernel"])
-    np.testing.assert_allclose(found[known], exact[known], rtol=0, atol=1e-3 * 0.1)
+    np.testing.assert_allclose(found[known], exact[known], rtol=0, atol=1e-3 * 0.1 * loss)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1.0])
