@@ -212,6 +212,47 @@ def test_the_tracks_have_an_axis_a_legend_and_a_playhead(browser, served, speech
         assert left == pytest.approx(box["x"] + box["width"] * time / 3, abs=3)
 
 
+PLAYER = "document.getElementById('audio')"
+
+
+def test_playing_may_be_interrupted_at_any_moment(browser, served, speech):
+    """`opened` would tell of a promise that nobody has awaited."""
+    with opened(browser, served.url) as page:
+        page.set_input_files("#file", speech)
+        page.locator("#label", has_text="angry").wait_for()
+        track = "document.getElementById('waveform')"
+        # In one task: the recording has not begun to play when it is paused.
+        page.evaluate(f"() => {{ {track}.click(); {PLAYER}.pause(); }}")
+        assert page.evaluate(f"() => {PLAYER}.paused")
+        page.locator("#waveform").click()
+        page.wait_for_function(f"() => !{PLAYER}.paused && {PLAYER}.currentTime > 0")
+        page.locator("#record").click()
+        page.locator("#record", has_text="Stop").wait_for()
+        assert page.evaluate(f"() => {PLAYER}.paused"), "it plays into the microphone"
+        page.locator("#record").click()
+        page.locator("#about", has_text="your recording").wait_for()
+        page.evaluate(f"() => {{ {track}.click(); }}")
+        page.set_input_files("#file", speech)
+        page.locator("#about", has_text="my speech.wav").wait_for()
+        assert page.evaluate(f"() => {PLAYER}.paused && !{PLAYER}.hidden")
+
+
+def test_a_file_that_a_browser_cannot_play(browser, served, speech, tmp_path):
+    aiff = tmp_path / "speech.aiff"
+    samples = PEAK * np.sin(np.arange(48000) * 2 * np.pi * 220 / 16000)
+    aiff.write_bytes(bad_recordings.encoded(samples.astype(np.float32), 16000, format="AIFF"))
+    with opened(browser, served.url) as page:
+        page.set_input_files("#file", aiff)
+        page.locator("#label", has_text="angry").wait_for()
+        page.locator("#seek", has_text="This browser cannot play this kind of file").wait_for()
+        assert page.locator("#audio").is_hidden() and page.locator("#playhead").is_hidden()
+        page.locator("#waveform").click()
+        page.set_input_files("#file", speech)
+        page.locator("#about", has_text="my speech.wav").wait_for()
+        assert page.locator("#seek").inner_text() == "Click into the tracks to play from there."
+        assert page.locator("#audio").is_visible()
+
+
 def test_the_timeline_can_be_kept(browser, served, speech):
     with opened(browser, served.url) as page:
         page.set_input_files("#file", speech)

@@ -64,7 +64,7 @@ function makeTracks() {
   part("tracks").addEventListener("click", (event) => {
     if (event.target.tagName !== "CANVAS" || part("audio").hidden) return;
     part("audio").currentTime = (event.offsetX / event.target.clientWidth) * shown.seconds;
-    part("audio").play();
+    part("audio").play().catch(() => {}); // paused or forgotten before it began; errors: cannotPlay
   });
   new ResizeObserver(redraw).observe(part("tracks"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
@@ -117,6 +117,13 @@ function followPlayhead() {
   if (!part("audio").paused) requestAnimationFrame(followPlayhead);
 }
 
+/** The server reads more kinds of files than browsers play. */
+function cannotPlay() {
+  part("audio").hidden = true;
+  part("seek").textContent = "This browser cannot play this kind of file; the result is the same.";
+  movePlayhead();
+}
+
 function whyNotLive() {
   return model.live_reason.split(";")[0]; // what follows is for those who have a terminal
 }
@@ -124,6 +131,7 @@ function whyNotLive() {
 function forget() {
   part("result").hidden = true;
   part("audio").removeAttribute("src");
+  part("audio").load(); // without it the recording plays on, into the microphone too
   part("audio").hidden = part("downloads").hidden = part("seek").hidden = true;
   keep("audio", null);
   for (const kind of ["csv", "textgrid"]) keep(kind, null);
@@ -176,6 +184,7 @@ function offer(blob, files, name) {
   keep("audio", blob);
   part("audio").src = made.audio;
   part("audio").hidden = part("seek").hidden = false;
+  part("seek").textContent = "Click into the tracks to play from there.";
   part("downloads").hidden = !files;
   const endings = { csv: "csv", textgrid: "TextGrid" };
   for (const [kind, ending] of Object.entries(files ? endings : {})) {
@@ -338,6 +347,7 @@ function listenToUser() {
     else if (!busy) startRecording();
   });
   part("audio").addEventListener("play", followPlayhead);
+  part("audio").addEventListener("error", cannotPlay);
   for (const kind of ["seeked", "timeupdate", "pause"]) part("audio").addEventListener(kind, movePlayhead);
   window.onFiles = take;
   window.early.splice(0).slice(-1).forEach(take);
