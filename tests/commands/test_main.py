@@ -404,7 +404,8 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     assert again.code == 0, again.err
     assert _predictions(workdir) == uninterrupted
     lines = _metrics(workdir)
-    assert trained and all(line in lines for line in trained), "each has its seconds: none again"
+    # Each has its seconds: none was trained again.
+    assert trained and all(line in lines for line in trained), (ended.err, again.err)
     epochs = sorted((line["fold"], line["epoch"]) for line in lines)
     assert epochs == list(itertools.product(SPEAKERS, range(1, 81)))
 

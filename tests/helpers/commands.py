@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gc
 import io
 import json
 import multiprocessing
@@ -44,8 +45,10 @@ TINY = (
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("ser_jax.experiment.pipeline", "ser_jax.experiment.cross_corpus"),
-        *("ser_jax.commands.train", "ser_jax.report.run_page", "scipy.optimize", "pytest"),
+        *("ser_jax.experiment.run", "ser_jax.experiment.cross_corpus"),
+        *(f"ser_jax.commands.{name}" for name in command_line.commands()),
+        *("ser_jax.report.run_page", "ser_jax.report.console"),
+        *("scipy.optimize", "jaxlib.mlir.dialects.mhlo", "pytest"),
     ]
 )
 
@@ -134,6 +137,7 @@ def _perform(
     os.environ.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
     if not figures:
         pytest.MonkeyPatch().setattr(figure.Figure, "savefig", _save_empty)
+    gc.set_threshold(20_000, 20, 20)  # as ser_jax.main does
     sys.exit(command_line.main([name, *arguments]))
 
 
