@@ -16,9 +16,8 @@ run: $(VENV)/base  ## Multi-CRNN on the built-in demo corpus
 # What Python has compiled is kept, test files included, whatever the environment says.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest
 
-# The type checker, which has one thread, is at work beside the first tests.
-test: $(VENV)/installed  ## linters, type checker and every test
-	$(MAKE) --no-print-directory -j2 lint pytest
+# With -j2 the type checker, which has one thread, is at work beside the first tests.
+test: lint pytest  ## linters, type checker and every test
 
 pytest: $(VENV)/installed  ## every test
 	$(PYTEST) -n $(WORKERS) --dist worksteal

@@ -5,12 +5,14 @@ import sys
 
 from ser_jax.runtime import signals
 
+# Thresholds of Python's garbage collector. Imports and tracing make many objects and hardly any
+# garbage; Python's own 700, 10 and 10 cost a short command time.
+COLLECTIONS = (20_000, 20, 20)
+
 
 def main(*before: str) -> int:
     """Runs the command line, `before` in front of this process's arguments; returns its code."""
-    # Imports and tracing make many objects and hardly any garbage: to look for it at every 700th,
-    # as Python does, is a tenth of what a short command takes.
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(*COLLECTIONS)
     guard = signals.guard_process()  # Before the import below, which takes a moment.
     from ser_jax.commands import command_line
 

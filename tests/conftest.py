@@ -32,6 +32,7 @@ import pytest
 import releases
 
 import ser_jax  # noqa: F401  (sets the compiler guard before a backend starts)
+from ser_jax.main import COLLECTIONS
 from ser_jax.training.execution import program_cache
 from ser_jax.training.execution.plan import ExecutionPlan
 
@@ -53,7 +54,7 @@ def pytest_collection_finish():
     """Keeps what pytest has collected out of garbage collections: they took 5 % of all time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(*COLLECTIONS)
 
 
 def pytest_configure(config):

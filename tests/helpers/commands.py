@@ -22,6 +22,7 @@ import pytest
 from matplotlib import figure
 
 from ser_jax.commands import command_line
+from ser_jax.main import COLLECTIONS
 from ser_jax.runtime import strict_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +138,7 @@ def _perform(
     os.environ.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
     if not figures:
         pytest.MonkeyPatch().setattr(figure.Figure, "savefig", _save_empty)
-    gc.set_threshold(20_000, 20, 20)  # as ser_jax.main does
+    gc.set_threshold(*COLLECTIONS)
     sys.exit(command_line.main([name, *arguments]))
 
 
