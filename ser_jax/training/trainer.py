@@ -312,8 +312,11 @@ class Trainer:
         self, group: TrialGroup, checkpoints: Any, watch: Watch, advance: Advance
     ) -> None:
         def save() -> None:
+            """Saves, and only then leaves for a signal, whenever that has come."""
             self._read_scores(group, advance, delay=0)
             checkpoints.save(group.arrays(), group.position())
+            if watch.received is not None:
+                raise Interrupted(watch.received)
 
         executor = self.executor
         for record in group.records:
@@ -335,15 +338,12 @@ class Trainer:
                 watch.saves = True
                 if watch.received is not None:
                     save()
-                    raise Interrupted(watch.received)
             self._end_epoch(group)
             self._read_scores(group, advance, executor.plan.metrics_delay)
             interval = self.settings.checkpoint_seconds
             if watch.received is not None or time.monotonic() - saved > interval:
                 save()
                 saved = time.monotonic()
-            if watch.received is not None:
-                raise Interrupted(watch.received)
         self._read_scores(group, advance, delay=0)
         advance(0, skipped=sum(planned) - sum(record.epochs for record in group.records))
         self._write_models(group)

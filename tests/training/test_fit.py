@@ -3,8 +3,9 @@
 import dataclasses
 import shutil
 import signal
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from ser_jax.evaluation import calibration
 from ser_jax.runtime import signals
 from ser_jax.runtime.errors import UserError
 from ser_jax.runtime.signals import Interrupted
-from ser_jax.training import model_files, scoring
+from ser_jax.training import checkpoint, model_files, scoring
 from ser_jax.training import trainer as loop
 
 STEPS = len(tiny.steps_of_an_epoch())
@@ -427,6 +428,48 @@ def test_resumes_when_interrupted_in_validation(
     temperatures = score_batches("bc") + score_batches("d")  # whom a, b and c validate on
     assert first.batches + count.batches == 2 * 3 * score_batches() + temperatures
     assert outcome(tmp_path) == outcome(whole)
+
+
+def test_a_signal_at_any_line_of_the_loop_leaves_by_a_checkpoint_of_the_last_step(
+    tmp_path, monkeypatch
+):
+    """One that came between the question whether to save and the one whether to leave did not."""
+    programs = tiny.executor(2, 2, CHUNK)
+    hits: dict[int, int] = {}
+    stop_at = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code is not loop.Trainer._train_group.__code__:
+            return None
+        if event == "line":
+            hits[frame.f_lineno] = hits.get(frame.f_lineno, 0) + 1
+            if frame.f_lineno == stop_at and hits[stop_at] == 2:
+                signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    def train(workdir: Path) -> None:
+        hits.clear()
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            tiny.trainer(workdir, programs).train(THREE[:2])
+        finally:
+            sys.settrace(before)
+
+    train(tmp_path / "whole")
+    repeated = [line for line, count in hits.items() if count > 1]
+    assert len(repeated) > 10
+    for stop_at in repeated:
+        workdir = tmp_path / str(stop_at)
+        with monkeypatch.context() as patch:
+            calls = Calls(programs, patch)
+            with pytest.raises(Interrupted):
+                train(workdir)
+        with checkpoint.open_checkpoints(workdir / "checkpoints") as checkpoints:
+            position = checkpoints.position
+        assert position, f"no checkpoint after a signal at line {stop_at}"
+        assert (position["epoch"] - 1) * STEPS + position["step"] == calls.steps
+        assert len(history(workdir)) == 2 * (position["epoch"] - 1)
 
 
 def test_a_signal_waits_for_a_save_only_where_there_is_something_to_save(tmp_path, monkeypatch):
