@@ -312,7 +312,7 @@ class Trainer:
         self, group: TrialGroup, checkpoints: Any, watch: Watch, advance: Advance
     ) -> None:
         def save() -> None:
-            """Saves, and only then leaves for a signal, whenever that has come."""
+            """Saves, then leaves if a signal has come, be it during the save."""
             self._read_scores(group, advance, delay=0)
             checkpoints.save(group.arrays(), group.position())
             if watch.received is not None:

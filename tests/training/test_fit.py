@@ -433,7 +433,7 @@ def test_resumes_when_interrupted_in_validation(
 def test_a_signal_at_any_line_of_the_loop_leaves_by_a_checkpoint_of_the_last_step(
     tmp_path, monkeypatch
 ):
-    """One that came between the question whether to save and the one whether to leave did not."""
+    """Also between the line that decides whether to save and the end of the epoch."""
     programs = tiny.executor(2, 2, CHUNK)
     hits: dict[int, int] = {}
     stop_at = 0
